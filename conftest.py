@@ -1,0 +1,20 @@
+"""What every test and docstring example can count on."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import entropy_keras
+
+
+@pytest.fixture(autouse=True)
+def _examples_namespace(doctest_namespace: dict[str, object]) -> None:
+    doctest_namespace.update(
+        entropy_keras=entropy_keras, keras=keras, np=np, tf=tf
+    )
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    keras.utils.set_random_seed(0)

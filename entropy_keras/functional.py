@@ -1,0 +1,58 @@
+"""Subclasses of `keras.Model` that are made from inputs and outputs.
+
+Keras turns such a class into a functional one by inserting its functional
+class below it, for good: a subclass with a `call` of its own, defined or made
+afterwards, no longer works. Here the class itself stays as it is, and models
+made from inputs and outputs belong to a twin of it.
+"""
+
+import functools
+from typing import Any
+
+import keras
+
+
+def is_functional(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Tells whether a model is made from inputs and outputs.
+
+    Args:
+        args: Positional arguments of its `__init__`.
+        kwargs: Keyword arguments of its `__init__`.
+
+    Returns:
+        Whether both inputs and outputs are among them.
+    """
+    return len(args) + ("inputs" in kwargs) + ("outputs" in kwargs) >= 2
+
+
+@functools.cache
+def functional_class() -> type[keras.Model]:
+    """Returns Keras's functional model class, which has no public name.
+
+    Returns:
+        The class of `keras.Model(inputs, outputs)`.
+    """
+    tensor = keras.Input((), name="probe")
+    return type(keras.Model(tensor, tensor, name="probe"))
+
+
+@functools.cache
+def functional_twin(cls: type[keras.Model]) -> type[keras.Model]:
+    """Returns a model class with the behaviour of a functional model.
+
+    Args:
+        cls: A subclass of `keras.Model`.
+
+    Returns:
+        A subclass of `cls` and of Keras's functional model, of the same name,
+        which files record in place of `cls`.
+    """
+    twin = type(
+        cls.__name__,
+        (cls, functional_class()),
+        {"__module__": cls.__module__, "__doc__": cls.__doc__},
+    )
+    package, _, name = keras.saving.get_registered_name(cls).rpartition(">")
+    if package:
+        keras.saving.register_keras_serializable(package, name)(twin)
+    return twin

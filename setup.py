@@ -1,0 +1,56 @@
+"""Packaging of entropy_keras; tool settings live in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"',
+    (ROOT / "entropy_keras" / "version.py").read_text(encoding="utf-8"),
+)
+
+TRAINERS = [
+    "absl-py>=2.1",
+    "matplotlib>=3.9",
+    "mlxtend>=0.23",
+    "tensorflow-datasets>=4.9.6",
+]
+
+setuptools.setup(
+    name="entropy_keras",
+    version=VERSION.group(1),
+    description=(
+        "Entropy-SGD for Keras 3: an optimizer and training package that "
+        "biases gradient descent into wide valleys"
+    ),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The entropy_keras authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="keras tensorflow optimizer entropy-sgd flat-minima langevin",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=["entropy_keras", "trainers"],
+    python_requires=">=3.11",
+    install_requires=["keras>=3.15", "numpy>=1.26", "tensorflow>=2.21"],
+    extras_require={
+        "trainers": TRAINERS,
+        "cuda": ["tensorflow[and-cuda]>=2.21"],
+        "test": [
+            *TRAINERS,
+            "codespell>=2.3",
+            "mypy>=1.13",
+            "pytest>=8.3",
+            "ruff>=0.8",
+            "scipy>=1.14",
+        ],
+    },
+)

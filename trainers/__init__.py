@@ -1,0 +1,1 @@
+"""Training binaries and what they share."""

