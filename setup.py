@@ -15,6 +15,7 @@ TRAINERS = [
     "absl-py>=2.1",
     "matplotlib>=3.9",
     "mlxtend>=0.23",
+    "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.6",
 ]
 

@@ -32,7 +32,6 @@ def split(group: Any, num_minibatches: int) -> Callable[[tf.Tensor], Any]:
         structure like `group` with leading dimension ceil(n / K).
 
     Example:
-
     >>> minibatch = split(tf.constant([0, 1, 2, 3, 4]), 3)
     >>> [minibatch(index).numpy().tolist() for index in range(3)]
     [[0, 1], [2, 3], [4, 0]]
@@ -136,7 +135,6 @@ def group_dataset(
         ValueError: If the data set is known to be empty.
 
     Example:
-
     >>> dataset = tf.data.Dataset.range(7).batch(2)
     >>> [x.tolist() for x in group_dataset(dataset, 2).as_numpy_iterator()]
     [[0, 1, 2, 3], [4, 5, 6]]
@@ -221,7 +219,7 @@ def _group_batches(batches: Iterator[Any], num_minibatches: int) -> Any:
 
 
 def _concatenate(batches: list[Any]) -> Any:
-    """Concatenates structures of arrays along their first axes."""
+    """Returns structures of arrays, concatenated along their first axes."""
     return tf.nest.map_structure(
         lambda *parts: None if parts[0] is None else np.concatenate(parts),
         *batches,

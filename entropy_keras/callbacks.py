@@ -34,7 +34,6 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
         ValueError: If `batch_size` is not a positive integer.
 
     Example:
-
     >>> model = keras.Sequential(
     ...     [keras.Input([1]), keras.layers.BatchNormalization()]
     ... )

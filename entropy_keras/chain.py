@@ -27,7 +27,7 @@ class State(NamedTuple):
     kinetics: list[samplers.State]
     mean: Tensors
 
-    def restricted_to(self, indices: Sequence[int]) -> "State":
+    def of(self, indices: Sequence[int]) -> "State":
         """Returns the state of some of the variables.
 
         Args:
@@ -75,7 +75,7 @@ class Chain:
     update: tf.Tensor
     variable_indices: tuple[int, ...]
 
-    def restricted_to(self, indices: Sequence[int]) -> "Chain":
+    def of(self, indices: Sequence[int]) -> "Chain":
         """Returns the chain of some of the variables, with the same noise.
 
         Args:

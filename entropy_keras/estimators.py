@@ -139,3 +139,24 @@ class MeanGradient(Estimator):
     ) -> tf.Tensor:
         del anchor, scope
         return mean
+
+
+NAMES = ("displacement", "mean_gradient")
+
+
+def build(
+    name: str, averaging_rate: float | None, scale_by_scope: bool
+) -> Estimator:
+    """Builds an estimator.
+
+    Args:
+        name: One of `NAMES`.
+        averaging_rate: See `Displacement`.
+        scale_by_scope: Likewise.
+
+    Returns:
+        The estimator.
+    """
+    if name == "displacement":
+        return Displacement(averaging_rate, scale_by_scope)
+    return MeanGradient()

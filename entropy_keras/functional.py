@@ -37,7 +37,7 @@ def functional_class() -> type[keras.Model]:
 
 
 @functools.cache
-def functional_twin(cls: type[keras.Model]) -> type[keras.Model]:
+def functional_twin(cls: Any) -> type[keras.Model]:
     """Returns a model class with the behaviour of a functional model.
 
     Args:

@@ -4,26 +4,17 @@ import inspect
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from entropy_keras import batching
+from entropy_keras import chain as chain_lib
 from entropy_keras import functional
 from entropy_keras import guard
 from entropy_keras import optimizer as optimizer_lib
-
-LossScaleOptimizer = keras.optimizers.LossScaleOptimizer
-
-
-class Pass(NamedTuple):
-    """What one forward and backward pass yields."""
-
-    gradients: list[Any]
-    loss: tf.Tensor
-    predictions: Any
-    scope: keras.StatelessScope
+from entropy_keras import passes
+from entropy_keras import validation
 
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
@@ -46,7 +37,6 @@ class EntropyModel(keras.Model):
     the update made at x; the state of random seeds advances with every pass.
 
     Example:
-
     >>> inputs = keras.Input([2])
     >>> outputs = keras.layers.Dense(1)(inputs)
     >>> model = EntropyModel(inputs, outputs)
@@ -63,7 +53,9 @@ class EntropyModel(keras.Model):
         ):
             # Keras would insert its functional class below this one for good,
             # and subclasses with a `call` of their own would break.
-            object.__setattr__(self, "__class__", functional.functional_twin(type(self)))
+            cls: Any = type(self)
+            twin = functional.functional_twin(cls)
+            object.__setattr__(self, "__class__", twin)
         super().__init__(*args, **kwargs)
 
     @classmethod
@@ -82,7 +74,6 @@ class EntropyModel(keras.Model):
             ValueError: If `model` has no graph of layers.
 
         Example:
-
         >>> plain = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
         >>> model = EntropyModel.from_model(plain)
         >>> model.layers[-1] is plain.layers[-1]
@@ -107,7 +98,7 @@ class EntropyModel(keras.Model):
     def _entropy_sgd(self) -> optimizer_lib.EntropySGD | None:
         """The EntropySGD that the model is compiled with, if any."""
         optimizer = self.optimizer
-        if isinstance(optimizer, LossScaleOptimizer):
+        if isinstance(optimizer, passes.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
         if isinstance(optimizer, optimizer_lib.EntropySGD):
             return optimizer
@@ -160,12 +151,13 @@ class EntropyModel(keras.Model):
             labelled = isinstance(spec, tuple) and len(spec) > 1
         elif not hasattr(x, "shape") and not isinstance(x, dict | list | tuple):
             return  # generators show what they hold only when they run
-        if not labelled:
-            raise ValueError(
-                "`y` must hold the labels that the compiled loss compares the "
-                "predictions with: pass `fit(x, y)` or a data set of (x, y) "
-                f"pairs. Received: y={y}, x={x}"
-            )
+        validation.require(
+            labelled,
+            "y",
+            "the labels that the compiled loss needs: pass `fit(x, y)` or a "
+            "data set of (x, y) pairs",
+            y,
+        )
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Makes one update from a group of mini-batches.
@@ -206,13 +198,18 @@ class EntropyModel(keras.Model):
     ) -> None:
         """Takes the outer step, unless it would spoil the weights."""
         variables = self.trainable_variables
+        scaling = isinstance(self.optimizer, passes.LossScaleOptimizer)
 
         def apply() -> None:
+            scaled = gradients
+            if scaling:
+                scale = passes.loss_scale(self.optimizer)
+                scaled = passes.scaled(gradients, scale)
             with entropy_sgd.taking_entropy_gradient():
-                self.optimizer.apply(self._scale(gradients), variables)
+                self.optimizer.apply(scaled, variables)
 
-        if isinstance(self.optimizer, LossScaleOptimizer):
-            apply()  # which skips the update itself, and lowers the scale
+        if scaling:
+            apply()  # which skips a non-finite update and lowers the scale
         else:
             guard.apply_if_finite(apply, loss, gradients, entropy_sgd.failure)
 
@@ -231,155 +228,107 @@ class EntropyModel(keras.Model):
         self,
         entropy_sgd: optimizer_lib.EntropySGD,
         minibatch: Callable[[Any], Any],
-    ) -> tuple[list[Any], Any, Pass]:
-        """Runs the chain of one update.
+    ) -> tuple[list[Any], Any, passes.Pass]:
+        """Returns the gradient that the outer optimizer takes.
 
         Args:
             entropy_sgd: The optimizer.
             minibatch: Returns the mini-batch of an index.
 
         Returns:
-            The gradient that the outer optimizer takes, `None` for variables
-            that the loss does not depend on; the reported mini-batch; and the
-            pass over it, at x.
+            The gradient of each variable, `None` where the loss does not depend
+            on it; the mini-batch to report on; and the pass over it.
         """
         anchor = [tf.convert_to_tensor(v) for v in self.trainable_variables]
-        num_steps = entropy_sgd.num_langevin_steps
         weight = entropy_sgd.data_weight
         chain = entropy_sgd.chain(range(len(anchor)), _scalar_dtype(anchor))
         state = chain.initial_state(anchor)
-        # The pass at x: the extra one if data_weight is positive, else step 1.
-        batch = minibatch(entropy_sgd.minibatches_per_update - 1 if weight else 0)
-        report = self._pass(anchor if weight else state.position, batch)
-        self._commit(report.scope)
-        if not num_steps:
-            return _scaled(report.gradients, weight), batch, report
+        # The pass at x is the last one if data_weight is positive, else step 1.
+        last = entropy_sgd.minibatches_per_update - 1
+        batch = minibatch(last if weight else 0)
+        report = passes.run(self, anchor if weight else state.position, batch)
+        passes.commit(self, report.scope)
+        first_gradients = entropy_sgd.clip(report.gradients)
+        gradients = passes.scaled(first_gradients, weight)
+        if entropy_sgd.num_langevin_steps:
+            connected = [
+                i for i, g in enumerate(first_gradients) if g is not None
+            ]
+            entropy_gradients = self._run_chain(
+                entropy_sgd,
+                chain,
+                state,
+                minibatch,
+                anchor,
+                connected,
+                None if weight else first_gradients,
+            )
+            for i, gradient in zip(connected, entropy_gradients, strict=True):
+                gradients[i] = gradient + gradients[i] if weight else gradient
+        return gradients, batch, report
 
-        connected = [i for i, g in enumerate(report.gradients) if g is not None]
-        chain = chain.restricted_to(connected)
-        state = state.restricted_to(connected)
-        weights = [anchor[i] for i in connected]
-        if not weight:
-            gradients = [report.gradients[i] for i in connected]
-            state = chain.advance(state, gradients, weights, step=1)
+    def _run_chain(
+        self,
+        entropy_sgd: optimizer_lib.EntropySGD,
+        chain: chain_lib.Chain,
+        state: chain_lib.State,
+        minibatch: Callable[[Any], Any],
+        anchor: list[tf.Tensor],
+        connected: list[int],
+        first_gradients: list[Any] | None,
+    ) -> list[tf.Tensor]:
+        """Runs the chain over the variables that the loss depends on.
 
-        seeds = self._seed_states()
+        Args:
+            entropy_sgd: The optimizer.
+            chain: The chain of all variables.
+            state: Where it starts.
+            minibatch: Returns the mini-batch of an index.
+            anchor: The trainable variables.
+            connected: Indices of those that the loss depends on.
+            first_gradients: Gradients of step 1, if they are known already.
+
+        Returns:
+            The entropy gradient of each connected variable.
+        """
+        seeds = passes.seed_states(self)
 
         def gradient_function(
-            position: list[tf.Tensor],
-            step: tf.Tensor,
-            seed_states: list[tf.Tensor],
+            position: list[tf.Tensor], step: tf.Tensor, states: list[tf.Tensor]
         ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             everywhere = list(anchor)
             for i, tensor in zip(connected, position, strict=True):
                 everywhere[i] = tensor
-            index = 0 if entropy_sgd.share_batch else step - 1
-            result = self._pass(
+            result = passes.run(
+                self,
                 everywhere,
-                minibatch(index),
-                list(zip(seeds, seed_states, strict=True)),
+                minibatch(step - 1),
+                list(zip(seeds, states, strict=True)),
             )
+            gradients = entropy_sgd.clip(result.gradients)
             return (
-                [result.gradients[i] for i in connected],
+                [gradients[i] for i in connected],
                 [result.scope.get_current_value(v) for v in seeds],
             )
 
-        state, seed_states = chain.run(
+        chain, state = chain.of(connected), state.of(connected)
+        weights = [anchor[i] for i in connected]
+        if first_gradients is not None:
+            gradients = [first_gradients[i] for i in connected]
+            state = chain.advance(state, gradients, weights, step=1)
+        state, states = chain.run(
             state,
             gradient_function,
             weights,
-            first_step=1 if weight else 2,
-            last_step=num_steps,
+            first_step=1 if first_gradients is None else 2,
+            last_step=entropy_sgd.num_langevin_steps,
             carry=[tf.convert_to_tensor(v) for v in seeds],
         )
-        for variable, value in zip(seeds, seed_states, strict=True):
+        for variable, value in zip(seeds, states, strict=True):
             variable.assign(value)
-
-        result: list[Any] = [None] * len(anchor)
-        entropy_gradient = chain.entropy_gradient(weights, state)
-        for i, gradient in zip(connected, entropy_gradient, strict=True):
-            result[i] = gradient
-            if weight:
-                result[i] += weight * report.gradients[i]
-        return result, batch, report
-
-    def _pass(
-        self,
-        position: Sequence[tf.Tensor],
-        batch: Any,
-        state: Sequence[tuple[keras.Variable, tf.Tensor]] = (),
-    ) -> Pass:
-        """Computes the loss and its clipped gradient, and assigns nothing.
-
-        Args:
-            position: Values that stand in for the trainable variables.
-            batch: One mini-batch.
-            state: Values that stand in for other variables.
-
-        Returns:
-            The result, with the scope that holds the updates not made.
-        """
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        mapping = list(zip(self.trainable_variables, position, strict=True))
-        training = {"training": True}
-        with (
-            tf.GradientTape(watch_accessed_variables=False) as tape,
-            # The regularizers read the weights in scope, hence x'.
-            keras.StatelessScope(
-                [*mapping, *state], collect_losses=True
-            ) as scope,
-        ):
-            tape.watch(position)
-            predictions = self(
-                x, **(training if _takes_training(self.call) else {})
-            )
-            loss = self.compute_loss(
-                x,
-                y,
-                predictions,
-                sample_weight,
-                **(training if _takes_training(self.compute_loss) else {}),
-            )
-            scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = [
-            # The gradient of an embedding is a sparse `IndexedSlices`.
-            None if g is None else tf.convert_to_tensor(g)
-            for g in tape.gradient(scaled_loss, list(position))
-        ]
-        gradients = self._scale(gradients, inverse=True)
-        return Pass(self._entropy_sgd.clip(gradients), loss, predictions, scope)
-
-    def _scale(
-        self, gradients: list[Any], *, inverse: bool = False
-    ) -> list[Any]:
-        """Applies the loss scale of mixed_float16, or takes it back."""
-        if not isinstance(self.optimizer, LossScaleOptimizer):
-            return gradients
-        scale = self.optimizer.scale_loss(tf.constant(1.0))
-        return _scaled(gradients, 1.0 / scale if inverse else scale)
-
-    def _commit(self, scope: keras.StatelessScope) -> None:
-        """Makes the updates of non-trainable state that a pass asked for."""
-        for variable in self.non_trainable_variables + self.metrics_variables:
-            value = scope.get_current_value(variable)
-            if value is not None:
-                variable.assign(value)
-
-    def _seed_states(self) -> list[keras.Variable]:
-        """Returns the variables that hold the state of random seeds."""
-        other = self.non_trainable_weights + self.metrics_variables
-        known = {id(variable) for variable in other}
-        return [v for v in self.non_trainable_variables if id(v) not in known]
-
-
-def _scaled(gradients: Sequence[Any], factor: Any) -> list[Any]:
-    return [None if g is None else g * factor for g in gradients]
+        return chain.entropy_gradient(weights, state)
 
 
 def _scalar_dtype(anchor: Sequence[tf.Tensor]) -> str:
     wide = any(weights.dtype == tf.float64 for weights in anchor)
     return "float64" if wide else "float32"
-
-
-def _takes_training(function: Callable[..., Any]) -> bool:
-    return "training" in inspect.signature(function).parameters

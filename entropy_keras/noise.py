@@ -45,7 +45,6 @@ def standard_normal(
         A tensor of the given shape and type.
 
     Example:
-
     >>> draw = standard_normal(
     ...     [2], tf.float32, seed=7, update=0, step=1, variable=0
     ... )

@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -11,29 +10,12 @@ import keras
 import tensorflow as tf
 
 from entropy_keras import chain
+from entropy_keras import clipping
 from entropy_keras import estimators
+from entropy_keras import hyperparameters
 from entropy_keras import noise
 from entropy_keras import samplers
 from entropy_keras import validation
-
-Schedule = keras.optimizers.schedules.LearningRateSchedule
-Schedulable = float | Callable[[tf.Tensor], tf.Tensor]
-
-DEFAULT_LEARNING_RATE = 1.0
-DEFAULT_AVERAGING_RATE = 0.75
-# The paper's ratio of the inner to the outer learning rate, section 4.3.
-TIED_STEP_RATIO = 0.1
-# Arguments of the base class that describe the outer step.
-_OUTER_ARGUMENTS = (
-    "learning_rate",
-    "weight_decay",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "gradient_accumulation_steps",
-)
-_ESTIMATORS = ("displacement", "mean_gradient")
-_STARTS = ("anchor", "stationary")
 
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
@@ -52,18 +34,17 @@ class EntropySGD(keras.optimizers.Optimizer):
         g = gradient(loss(position, batch))
         velocity = momentum * velocity - langevin_learning_rate * g
         move = momentum * velocity - langevin_learning_rate * g
+        move -= langevin_learning_rate * scope * (position - x)
+        move += sqrt(2 * langevin_learning_rate * temperature) * normal()
         position += move
-        position -= langevin_learning_rate * scope * (position - x)
-        position += sqrt(2 * langevin_learning_rate * temperature) * normal()
         mean = (1 - averaging_rate) * mean + averaging_rate * position
     g = gradient(loss(x, minibatches[-1]))        # only if data_weight > 0
     outer_optimizer.apply(data_weight * g + (x - mean))
     ```
 
-    (The pull in line 4 of the loop is taken where the step began.) One update
-    costs `gradients_per_update` gradient evaluations, each on a mini-batch of
-    its own. All hyper-parameters but `learning_rate` are fixed when training
-    is first traced; pass a schedule to vary one.
+    One update costs `gradients_per_update` gradient evaluations, each on a
+    mini-batch of its own. All hyper-parameters but `learning_rate` are fixed
+    when training is first traced; pass a schedule to vary one.
 
     The noise is `sqrt(2 * langevin_learning_rate * temperature) * normal()`.
     Other texts write it differently:
@@ -111,29 +92,22 @@ class EntropySGD(keras.optimizers.Optimizer):
         outer_optimizer: The `keras.optimizers.Optimizer` of the outer step.
             Defaults to plain `SGD` at `learning_rate`.
         seed: Seed of the noise, an integer. Defaults to a random one.
-        weight_decay: See `keras.optimizers.Optimizer`. Decoupled, applied by
-            the default outer optimizer at each update and scaled by the
-            outer learning rate.
         clipnorm: Largest norm of the gradient of each variable. Clipping acts
             on each gradient of the loss, in the inner loop and outside of it.
         clipvalue: Largest absolute value of each entry of a gradient.
         global_clipnorm: Largest norm of the gradient of all variables together.
-        use_ema: See `keras.optimizers.Optimizer`, for the default outer
-            optimizer.
-        ema_momentum: Likewise.
-        ema_overwrite_frequency: Likewise.
-        loss_scale_factor: Not supported; mixed precision scales the loss with
-            `keras.optimizers.LossScaleOptimizer`.
-        gradient_accumulation_steps: See `keras.optimizers.Optimizer`, for the
-            default outer optimizer: the number of entropy gradients averaged.
         name: Name of the optimizer.
+        **outer_arguments: `weight_decay`, `use_ema`, `ema_momentum`,
+            `ema_overwrite_frequency` and `gradient_accumulation_steps` of
+            `keras.optimizers.Optimizer`, for the default outer optimizer. The
+            weight decay is decoupled: applied once per update, and scaled by
+            the outer learning rate.
 
     Raises:
         ValueError: If an argument is out of its range, contradicts another, or
             lets the inner loop diverge.
 
     Example:
-
     >>> keras.utils.set_random_seed(0)
     >>> inputs = keras.Input([3])
     >>> model = entropy_keras.EntropyModel(
@@ -153,11 +127,11 @@ class EntropySGD(keras.optimizers.Optimizer):
     def __init__(
         self,
         learning_rate: Any = None,
-        scope: Schedulable = 0.03,
+        scope: hyperparameters.Schedulable = 0.03,
         num_langevin_steps: int = 5,
-        langevin_learning_rate: Schedulable | None = 0.1,
+        langevin_learning_rate: hyperparameters.Schedulable | None = 0.1,
         temperature: float = 5e-9,
-        averaging_rate: float | None = DEFAULT_AVERAGING_RATE,
+        averaging_rate: float | None = hyperparameters.DEFAULT_AVERAGING_RATE,
         data_weight: float = 0.0,
         scale_by_scope: bool = False,
         estimator: str = "displacement",
@@ -166,16 +140,11 @@ class EntropySGD(keras.optimizers.Optimizer):
         share_batch: bool = False,
         outer_optimizer: keras.optimizers.Optimizer | None = None,
         seed: int | None = None,
-        weight_decay: float | None = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
-        use_ema: bool = False,
-        ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None,
-        loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None,
         name: str = "entropy_sgd",
+        **outer_arguments: Any,
     ) -> None:
         super().__init__(
             learning_rate=0.0,  # never read: it is the outer optimizer's
@@ -197,95 +166,13 @@ class EntropySGD(keras.optimizers.Optimizer):
         self.share_batch = share_batch
         # Drawn as Keras draws its seeds, so `set_random_seed` governs it.
         self.seed = random.randint(1, 10**9) if seed is None else seed
-        self._check_arguments(loss_scale_factor)
+        hyperparameters.check(self)
         self._has_default_outer = outer_optimizer is None
-        self.outer_optimizer = _outer_optimizer(
-            outer_optimizer,
-            {
-                "learning_rate": learning_rate,
-                "weight_decay": weight_decay,
-                "use_ema": use_ema,
-                "ema_momentum": ema_momentum,
-                "ema_overwrite_frequency": ema_overwrite_frequency,
-                "gradient_accumulation_steps": gradient_accumulation_steps,
-            },
+        self.outer_optimizer = hyperparameters.outer_optimizer(
+            outer_optimizer, {"learning_rate": learning_rate, **outer_arguments}
         )
         self._takes_entropy_gradient = False
-        self._check_stability()
-
-    def _check_arguments(self, loss_scale_factor: float | None) -> None:
-        """Raises a `ValueError` for the first argument that cannot be."""
-        rules = (
-            ("scope", _is_schedulable(self.scope, 0.0),
-             "a non-negative float or a schedule"),
-            ("num_langevin_steps",
-             validation.is_integer(self.num_langevin_steps, 0)
-             and self.num_langevin_steps <= noise.MAXIMUM_STEPS,
-             f"an integer from 0 to {noise.MAXIMUM_STEPS}"),
-            ("langevin_learning_rate",
-             self.langevin_learning_rate is None
-             or (_is_schedulable(self.langevin_learning_rate, 0.0)
-                 and self.langevin_learning_rate != 0),
-             "a positive float, a schedule, or None to tie it to the outer "
-             "learning rate"),
-            ("temperature", validation.is_number(self.temperature, 0.0),
-             "a non-negative float"),
-            ("averaging_rate",
-             self.averaging_rate is None
-             or (validation.is_number(self.averaging_rate, 0.0)
-                 and 0 < self.averaging_rate <= 1),
-             "a float in (0, 1], or None for the plain mean"),
-            ("averaging_rate",
-             self.estimator != "mean_gradient"
-             or self.averaging_rate in (None, DEFAULT_AVERAGING_RATE),
-             "None with estimator='mean_gradient', which takes the plain mean"),
-            ("data_weight", validation.is_number(self.data_weight, 0.0),
-             "a non-negative float"),
-            ("data_weight", self.num_langevin_steps or self.data_weight,
-             "positive when num_langevin_steps=0, or the gradient is zero"),
-            ("scale_by_scope", isinstance(self.scale_by_scope, bool),
-             "True or False"),
-            ("estimator", self.estimator in _ESTIMATORS,
-             f"one of {_ESTIMATORS}"),
-            ("start", self.start in _STARTS, f"one of {_STARTS}"),
-            ("scope", self.start != "stationary" or self.scope != 0,
-             "positive with start='stationary', whose law has deviation "
-             "sqrt(temperature / scope)"),
-            ("share_batch", isinstance(self.share_batch, bool),
-             "True or False"),
-            ("seed",
-             validation.is_integer(self.seed, -2**63) and self.seed < 2**63,
-             "a 64-bit integer or None"),
-            *((name, getattr(self, name) is None
-               or (validation.is_number(getattr(self, name), 0.0)
-                   and getattr(self, name) > 0),
-               "a positive float or None")
-              for name in ("clipnorm", "clipvalue", "global_clipnorm")),
-        )  # fmt: skip
-        for argument, holds, expectation in rules:
-            validation.require(
-                bool(holds), argument, expectation, getattr(self, argument)
-            )
-        validation.require(
-            loss_scale_factor is None,
-            "loss_scale_factor",
-            "None: wrap the optimizer in `keras.optimizers.LossScaleOptimizer`,"
-            " which `compile` does by itself under mixed_float16",
-            loss_scale_factor,
-        )
-
-    def _check_stability(self) -> None:
-        """Refuses an inner loop that is known to diverge before it starts."""
-        scope = getattr(self.scope, "maximum_scope", None)
-        if scope is None:
-            scope = _at(self.scope, 0)
-        step_size = self.langevin_learning_rate
-        if step_size is None:
-            step_size = TIED_STEP_RATIO * self.learning_rate
-        if self.num_langevin_steps:
-            self.sampler.check_stability(
-                float(_at(step_size, 0)), float(scope)
-            )
+        hyperparameters.check_stability(self)
 
     @property
     def gradients_per_update(self) -> int:
@@ -312,14 +199,7 @@ class EntropySGD(keras.optimizers.Optimizer):
         return super().variables + self.outer_optimizer.variables
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the state of the optimizer.
-
-        Args:
-            variables: The trainable variables of the model.
-
-        Raises:
-            ValueError: If there are more variables than the noise has keys.
-        """
+        """Creates the state; see `keras.optimizers.Optimizer`."""
         variables = list(variables)
         validation.require(
             len(variables) <= noise.MAXIMUM_VARIABLES,
@@ -344,22 +224,19 @@ class EntropySGD(keras.optimizers.Optimizer):
             A chain with the hyper-parameters at this update.
         """
         update = tf.convert_to_tensor(self.iterations)
+        at, scalar = hyperparameters.at, hyperparameters.scalar
         if self.langevin_learning_rate is None:
-            step_size = TIED_STEP_RATIO * _scalar(self.learning_rate, dtype)
+            step_size = scalar(self.learning_rate, dtype)
+            step_size *= hyperparameters.TIED_STEP_RATIO
         else:
-            step_size = _scalar(
-                _at(self.langevin_learning_rate, update), dtype
-            )
-        estimator: estimators.Estimator = estimators.MeanGradient()
-        if self.estimator == "displacement":
-            estimator = estimators.Displacement(
-                self.averaging_rate, self.scale_by_scope
-            )
+            step_size = scalar(at(self.langevin_learning_rate, update), dtype)
         return chain.Chain(
             sampler=self.sampler,
-            estimator=estimator,
+            estimator=estimators.build(
+                self.estimator, self.averaging_rate, self.scale_by_scope
+            ),
             step_size=step_size,
-            scope=_scalar(_at(self.scope, update), dtype),
+            scope=scalar(at(self.scope, update), dtype),
             temperature=self.temperature,
             stationary_start=self.start == "stationary",
             seed=self.seed,
@@ -376,20 +253,12 @@ class EntropySGD(keras.optimizers.Optimizer):
         Returns:
             The clipped gradients in the same order.
         """
-        if self.clipvalue is not None:
-            limit = self.clipvalue
-            return [
-                None if g is None else tf.clip_by_value(g, -limit, limit)
-                for g in gradients
-            ]
-        if self.clipnorm is not None:
-            return [
-                None if g is None else tf.clip_by_norm(g, self.clipnorm)
-                for g in gradients
-            ]
-        if self.global_clipnorm is not None:
-            return tf.clip_by_global_norm(gradients, self.global_clipnorm)[0]
-        return list(gradients)
+        return clipping.clip(
+            gradients,
+            clipnorm=self.clipnorm,
+            clipvalue=self.clipvalue,
+            global_clipnorm=self.global_clipnorm,
+        )
 
     @contextlib.contextmanager
     def taking_entropy_gradient(self) -> Iterator[None]:
@@ -419,7 +288,7 @@ class EntropySGD(keras.optimizers.Optimizer):
             trainable_variables: The variables, if not yet built for.
 
         Raises:
-            ValueError: If the gradient does not come from an `EntropyModel`.
+            ValueError: If no `EntropyModel` computed the gradient.
         """
         if not self._takes_entropy_gradient:
             raise ValueError(
@@ -436,11 +305,7 @@ class EntropySGD(keras.optimizers.Optimizer):
     def finalize_variable_values(
         self, var_list: Sequence[keras.Variable]
     ) -> None:
-        """Ends training, as `keras.optimizers.Optimizer` does.
-
-        Args:
-            var_list: The trainable variables of the model.
-        """
+        """Ends training; see `keras.optimizers.Optimizer`."""
         self.outer_optimizer.finalize_variable_values(var_list)
 
     def exclude_from_weight_decay(
@@ -448,46 +313,25 @@ class EntropySGD(keras.optimizers.Optimizer):
         var_list: Sequence[keras.Variable] | None = None,
         var_names: Sequence[str] | None = None,
     ) -> None:
-        """Exempts variables from the weight decay of the outer optimizer.
-
-        Args:
-            var_list: The variables.
-            var_names: Regular expressions that match names of variables.
-        """
+        """Exempts variables from it; see `keras.optimizers.Optimizer`."""
         self.outer_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the optimizer, as JSON can hold them.
-
-        Returns:
-            A dictionary that `from_config` takes.
-        """
+        """Returns the arguments of the optimizer, as JSON can hold them."""
         config = super().get_config()
+        del config["loss_scale_factor"]
         outer = self.outer_optimizer.get_config()
-        for argument in _OUTER_ARGUMENTS:
+        for argument in hyperparameters.OUTER_ARGUMENTS:
             del config[argument]
             if self._has_default_outer:
                 config[argument] = outer[argument]
-        serialize = keras.saving.serialize_keras_object
-        config |= {
-            "scope": _serialize(self.scope),
-            "num_langevin_steps": self.num_langevin_steps,
-            "langevin_learning_rate": _serialize(self.langevin_learning_rate),
-            "temperature": self.temperature,
-            "averaging_rate": self.averaging_rate,
-            "data_weight": self.data_weight,
-            "scale_by_scope": self.scale_by_scope,
-            "estimator": self.estimator,
-            "sampler": serialize(self.sampler),
-            "start": self.start,
-            "share_batch": self.share_batch,
-            "outer_optimizer": (
-                None
-                if self._has_default_outer
-                else serialize(self.outer_optimizer)
-            ),
-            "seed": self.seed,
-        }
+        if not self._has_default_outer:
+            config["outer_optimizer"] = hyperparameters.serialized(
+                self.outer_optimizer
+            )
+        for argument in hyperparameters.NAMES:
+            value = getattr(self, argument)
+            config[argument] = hyperparameters.serialized(value)
         return config
 
     @classmethod
@@ -496,16 +340,7 @@ class EntropySGD(keras.optimizers.Optimizer):
         config: dict[str, Any],
         custom_objects: dict[str, Any] | None = None,
     ) -> "EntropySGD":
-        """Makes an optimizer from what `get_config` returned.
-
-        Args:
-            config: The arguments of the optimizer.
-            custom_objects: Classes and functions by name, for objects in the
-                config that are not registered with Keras.
-
-        Returns:
-            An optimizer without state.
-        """
+        """Returns an optimizer without state from what `get_config` gave."""
         return cls(**{
             name: keras.saving.deserialize_keras_object(
                 value, custom_objects=custom_objects
@@ -514,61 +349,3 @@ class EntropySGD(keras.optimizers.Optimizer):
             else value
             for name, value in config.items()
         })
-
-
-def _outer_optimizer(
-    optimizer: Any, arguments: dict[str, Any]
-) -> keras.optimizers.Optimizer:
-    """Returns the outer optimizer, the default one from the arguments."""
-    if optimizer is None:
-        if arguments["learning_rate"] is None:
-            arguments["learning_rate"] = DEFAULT_LEARNING_RATE
-        learning_rate = arguments["learning_rate"]
-        validation.require(
-            callable(learning_rate) or validation.is_number(learning_rate, 0.0),
-            "learning_rate",
-            "a non-negative float, a schedule or a callable",
-            learning_rate,
-        )
-        if not callable(learning_rate):
-            arguments["learning_rate"] = float(learning_rate)
-        return keras.optimizers.SGD(**arguments)
-    validation.require(
-        isinstance(optimizer, keras.optimizers.Optimizer)
-        and not isinstance(optimizer, EntropySGD),
-        "outer_optimizer",
-        "a `keras.optimizers.Optimizer` other than EntropySGD, or None",
-        optimizer,
-    )
-    unused = {"use_ema": False, "ema_momentum": 0.99}
-    for name, value in arguments.items():
-        validation.require(
-            value == unused.get(name),
-            name,
-            f"set on the outer_optimizer, {type(optimizer).__name__}, instead",
-            value,
-        )
-    return optimizer
-
-
-def _is_schedulable(value: object, minimum: float) -> bool:
-    return callable(value) or validation.is_number(value, minimum)
-
-
-def _at(value: Any, update: tf.Tensor | int) -> Any:
-    """Returns a hyper-parameter at an update."""
-    return value(update) if callable(value) else value
-
-
-def _scalar(value: Any, dtype: str) -> tf.Tensor:
-    """Returns a number or tensor in a type, never by way of a narrower one."""
-    if isinstance(value, float | int):
-        return tf.constant(value, dtype)
-    return tf.cast(value, dtype)
-
-
-def _serialize(value: Any) -> Any:
-    """Returns a hyper-parameter as JSON can hold it."""
-    if callable(value):
-        return keras.saving.serialize_keras_object(value)
-    return value

@@ -29,7 +29,6 @@ def paper_v1(**overrides: Any) -> optimizer.EntropySGD:
         The optimizer.
 
     Example:
-
     >>> paper_v1(num_langevin_steps=5).temperature
     2.0
     """
@@ -64,7 +63,6 @@ def iclr_2017(**overrides: Any) -> optimizer.EntropySGD:
         The optimizer.
 
     Example:
-
     >>> iclr_2017().temperature
     5e-09
     """
@@ -96,7 +94,6 @@ def released_code(**overrides: Any) -> optimizer.EntropySGD:
         The optimizer.
 
     Example:
-
     >>> released_code().averaging_rate
     0.25
     """

@@ -61,7 +61,9 @@ class Sampler(abc.ABC):
             The new position and the new state.
         """
 
-    def check_stability(self, step_size: float, scope: float) -> None:
+    def check_stability(  # noqa: B027 (nothing to refuse by default)
+        self, step_size: float, scope: float
+    ) -> None:
         """Refuses a step size with which the pull of the scope diverges.
 
         Args:
@@ -119,7 +121,6 @@ class SGLD(Sampler):
         ValueError: If `momentum` is out of its range.
 
     Example:
-
     >>> position, _ = SGLD(momentum=0.0).step(
     ...     tf.constant([2.0]),
     ...     tf.constant([1.0]),
@@ -168,7 +169,9 @@ class SGLD(Sampler):
         move = -tf.cast(step_size, dtype) * gradient
         if self.momentum:
             velocity = self.momentum * state[0] + move
-            move = self.momentum * velocity + move if self.nesterov else velocity
+            move = (
+                self.momentum * velocity + move if self.nesterov else velocity
+            )
             state = (velocity,)
         pull = tf.cast(step_size * scope, dtype) * (position - anchor)
         position = position + move - pull
@@ -207,7 +210,6 @@ class SplitSGLD(Sampler):
     stable for every scope, which a growing scope needs.
 
     Example:
-
     >>> position, _ = SplitSGLD().step(
     ...     tf.constant([2.0]),
     ...     tf.constant([0.0]),
@@ -272,7 +274,6 @@ def get(sampler: str | Sampler) -> Sampler:
         ValueError: If there is no such sampler.
 
     Example:
-
     >>> get("sgld")
     SGLD(momentum=0.9, nesterov=True)
     """

@@ -32,7 +32,6 @@ class ExponentialScope(keras.optimizers.schedules.LearningRateSchedule):
         ValueError: If an argument is out of its range.
 
     Example:
-
     >>> scope = ExponentialScope(0.5, 1.0, maximum_scope=3.0)
     >>> [float(scope(update)) for update in range(4)]
     [0.5, 1.0, 2.0, 3.0]

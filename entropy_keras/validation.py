@@ -37,8 +37,8 @@ def is_number(value: object, minimum: float = -math.inf) -> bool:
     return (
         isinstance(value, numbers.Real)
         and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= minimum
+        and math.isfinite(float(value))
+        and float(value) >= minimum
     )
 
 

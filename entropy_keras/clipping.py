@@ -1,0 +1,47 @@
+"""Clipping of a gradient, as Keras's optimizers define it."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+def clip(
+    gradients: Sequence[Any],
+    *,
+    clipnorm: float | None,
+    clipvalue: float | None,
+    global_clipnorm: float | None,
+) -> list[Any]:
+    """Clips one gradient of the loss.
+
+    Args:
+        gradients: One tensor per variable, or `None` in its place.
+        clipnorm: Largest norm of each tensor.
+        clipvalue: Largest absolute value of each entry.
+        global_clipnorm: Largest norm of all tensors together.
+
+    Returns:
+        The clipped gradients in the same order.
+
+    Example:
+    >>> gradient = clip(
+    ...     [tf.constant([3.0, 4.0])],
+    ...     clipnorm=1.0,
+    ...     clipvalue=None,
+    ...     global_clipnorm=None,
+    ... )
+    >>> gradient[0].numpy().round(6).tolist()
+    [0.6, 0.8]
+    """
+    if global_clipnorm is not None:
+        return tf.clip_by_global_norm(gradients, global_clipnorm)[0]
+    rule: Callable[[tf.Tensor], tf.Tensor]
+    if clipnorm is not None:
+        rule = lambda g: tf.clip_by_norm(g, clipnorm)  # noqa: E731
+    elif clipvalue is not None:
+        rule = lambda g: tf.clip_by_value(g, -clipvalue, clipvalue)  # noqa: E731
+    else:
+        return list(gradients)
+    return [None if g is None else rule(g) for g in gradients]

@@ -1,0 +1,134 @@
+"""One forward and backward pass of a model at any weights.
+
+The values of the variables are passed in and their updates passed out, so a
+pass at the perturbed weights of the inner loop leaves no trace in the model.
+"""
+
+import inspect
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+LossScaleOptimizer: Any = keras.optimizers.LossScaleOptimizer
+
+
+class Pass(NamedTuple):
+    """What one pass yields.
+
+    Attributes:
+        gradients: Gradient of the loss by each trainable variable, `None` for
+            those that the loss does not depend on.
+        loss: The loss, a scalar.
+        predictions: Outputs of the model.
+        scope: Holds the updates that the pass asked for and did not make.
+    """
+
+    gradients: list[Any]
+    loss: tf.Tensor
+    predictions: Any
+    scope: keras.StatelessScope
+
+
+def run(
+    model: keras.Model,
+    position: Sequence[tf.Tensor],
+    batch: Any,
+    state: Sequence[tuple[keras.Variable, tf.Tensor]] = (),
+) -> Pass:
+    """Computes the compiled loss and its gradient, and assigns nothing.
+
+    Args:
+        model: A compiled model.
+        position: Values that stand in for its trainable variables.
+        batch: `x`, `(x, y)` or `(x, y, sample_weight)`.
+        state: Values that stand in for other variables.
+
+    Returns:
+        The result.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    mapping = list(zip(model.trainable_variables, position, strict=True))
+    with (
+        tf.GradientTape(watch_accessed_variables=False) as tape,
+        # Regularizers read the weights in scope, hence those of `position`.
+        keras.StatelessScope([*mapping, *state], collect_losses=True) as scope,
+    ):
+        tape.watch(position)
+        predictions = model(x, **_training_argument(model.call))
+        loss = model.compute_loss(
+            x,
+            y,
+            predictions,
+            sample_weight,
+            **_training_argument(model.compute_loss),
+        )
+        scaled_loss = model.optimizer.scale_loss(loss)
+    gradients = [
+        # The gradient of an embedding is a sparse `IndexedSlices`.
+        None if g is None else tf.convert_to_tensor(g)
+        for g in tape.gradient(scaled_loss, list(position))
+    ]
+    if isinstance(model.optimizer, LossScaleOptimizer):
+        gradients = scaled(gradients, 1.0 / loss_scale(model.optimizer))
+    return Pass(gradients, loss, predictions, scope)
+
+
+def commit(model: keras.Model, scope: keras.StatelessScope) -> None:
+    """Makes the updates of non-trainable state that a pass asked for.
+
+    Args:
+        model: The model.
+        scope: That of the pass.
+    """
+    for variable in model.non_trainable_variables + model.metrics_variables:
+        value = scope.get_current_value(variable)
+        if value is not None:
+            variable.assign(value)
+
+
+def seed_states(model: keras.Model) -> list[keras.Variable]:
+    """Returns the variables that hold the state of a model's random seeds.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Those of its variables that are neither weights nor metrics.
+    """
+    other = model.non_trainable_weights + model.metrics_variables
+    known = {id(variable) for variable in other}
+    return [v for v in model.non_trainable_variables if id(v) not in known]
+
+
+def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """Returns what mixed_float16 currently multiplies the loss by.
+
+    Args:
+        optimizer: The optimizer, built.
+
+    Returns:
+        A scalar tensor.
+    """
+    return optimizer.scale_loss(tf.constant(1.0))
+
+
+def scaled(gradients: Sequence[Any], factor: Any) -> list[Any]:
+    """Returns gradients times a factor.
+
+    Args:
+        gradients: Tensors, or `None` in their place.
+        factor: A number or scalar tensor.
+
+    Returns:
+        As many tensors.
+    """
+    return [None if g is None else g * factor for g in gradients]
+
+
+def _training_argument(function: Callable[..., Any]) -> dict[str, bool]:
+    takes_training = "training" in inspect.signature(function).parameters
+    return {"training": True} if takes_training else {}

@@ -1,0 +1,249 @@
+"""What the estimators estimate: closed forms, and quadrature."""
+
+import dataclasses
+
+import langevin
+import numpy as np
+import pytest
+import scipy.integrate
+import tensorflow as tf
+
+from entropy_keras import estimators
+from entropy_keras import samplers
+
+CURVATURES = np.array([0.0, 0.01, 0.1, 1.0, 10.0])
+CENTER = np.array([7.0, 1.0, -2.0, 3.0, 0.5])
+ANCHOR = np.array([1.0, 0.5, 2.0, -1.0, 0.25])
+# averaging_rate, num_steps, scope, step_size
+SETTINGS = {
+    "paper_mnistfc": (0.9, 5, 1.0, 1e-4),
+    "paper_lenet": (0.9, 20, 0.1, 1e-4),
+    "paper_cifar": (0.9, 20, 0.03, 0.01),
+    "published": (0.75, 20, 0.03, 0.1),
+    "released": (0.25, 20, 1e-4, 0.1),
+    "near_equilibrium": (0.1, 200, 0.5, 0.1),
+    "last_sample": (1.0, 7, 0.5, 0.1),
+    "one_step": (0.75, 1, 0.5, 0.1),
+    "plain_mean": (None, 20, 0.5, 0.1),
+    "plain_mean_one_step": (None, 1, 0.5, 0.1),
+}
+
+
+def run_on_quadratic(estimator, num_steps, scope, step_size):
+    """Returns the entropy gradient on `sum(curvature * (x - center)**2) / 2`."""
+    chain = langevin.make_chain(
+        estimator=estimator, step_size=step_size, scope=scope
+    )
+    anchor = tf.constant(ANCHOR)
+    state = langevin.run(
+        chain, lambda x: CURVATURES * (x - CENTER), anchor, num_steps
+    )
+    return chain.entropy_gradient([anchor], state)[0].numpy()
+
+
+def displacement_in_equilibrium(scope):
+    # <x'> = (curvature * center + scope * anchor) / (curvature + scope).
+    return ANCHOR - (CURVATURES * CENTER + scope * ANCHOR) / (
+        CURVATURES + scope
+    )
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_displacement_of_a_quadratic(name):
+    averaging_rate, num_steps, scope, step_size = SETTINGS[name]
+    ratio = langevin.displacement_ratio(
+        CURVATURES,
+        averaging_rate=averaging_rate,
+        num_steps=num_steps,
+        scope=scope,
+        step_size=step_size,
+    )
+    actual = run_on_quadratic(
+        estimators.Displacement(averaging_rate, scale_by_scope=False),
+        num_steps,
+        scope,
+        step_size,
+    )
+    expected = ratio * displacement_in_equilibrium(scope)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=0)
+
+
+# The values of r that are known for the paper's settings, to two digits.
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("paper_mnistfc", [4.9e-4, 9.8e-4, 5.4e-3]),
+        ("paper_lenet", [2.2e-4, 2.2e-3, 2.0e-2]),
+        ("paper_cifar", [7.9e-3, 0.19, 0.88]),
+    ],
+)
+def test_the_closed_form_has_the_known_values(name, known):
+    averaging_rate, num_steps, scope, step_size = SETTINGS[name]
+    ratio = langevin.displacement_ratio(
+        [0.01, 1.0, 10.0],
+        averaging_rate=averaging_rate,
+        num_steps=num_steps,
+        scope=scope,
+        step_size=step_size,
+    )
+    np.testing.assert_allclose(ratio, known, rtol=0.02)
+
+
+def test_scale_by_scope_multiplies_the_displacement():
+    plain, scaled = (
+        run_on_quadratic(estimators.Displacement(0.75, scale), 5, 0.25, 0.1)
+        for scale in (False, True)
+    )
+    np.testing.assert_array_equal(scaled, 0.25 * plain)
+
+
+def test_averaging_rate_weighs_the_new_sample():
+    # From 0, samples 1 and 2: 0.75 * 1 = 0.75, 0.25 * 0.75 + 0.75 * 2 = 1.6875.
+    # Were it the weight of the old mean, they would be 0.25 and 1.5625.
+    estimator = estimators.Displacement(0.75, scale_by_scope=False)
+    mean = estimator.initial_mean(tf.constant(0.0))
+    means = []
+    for step, position in enumerate((1.0, 2.0), start=1):
+        mean = estimator.update_mean(
+            mean, tf.constant(position), tf.constant(100.0), tf.constant(step)
+        )
+        means.append(float(mean))
+    assert means == [0.75, 1.6875]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        # The plain mean of the positions 10, 13, 4 is 9, and 5 - 9 = -4.
+        (estimators.Displacement(None, scale_by_scope=False), -4.0),
+        # (5 - 9) * scope 0.5.
+        (estimators.Displacement(None, scale_by_scope=True), -2.0),
+        # The mean of the gradients 1, 4, -2, whatever the scope.
+        (estimators.MeanGradient(), 1.0),
+    ],
+    ids=repr,
+)
+def test_plain_means_by_hand(estimator, expected):
+    anchor = tf.constant(5.0)
+    mean = estimator.initial_mean(anchor)
+    samples = ((10.0, 1.0), (13.0, 4.0), (4.0, -2.0))
+    for step, (position, gradient) in enumerate(samples, start=1):
+        mean = estimator.update_mean(
+            mean,
+            tf.constant(position),
+            tf.constant(gradient),
+            tf.constant(step),
+        )
+    result = estimator.entropy_gradient(anchor, mean, tf.constant(0.5))
+    assert float(result) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 20])
+def test_mean_gradient_of_a_quadratic(num_steps):
+    # Before step k the position is b**(k - 1) of its initial distance from <x'>
+    # away, where b = 1 - step_size * (curvature + scope). The gradient at <x'>
+    # is scope * (anchor - <x'>).
+    scope, step_size = 0.5, 0.1
+    distance = displacement_in_equilibrium(scope)
+    b = 1 - step_size * (CURVATURES[:, None] + scope)
+    excess = (b ** np.arange(num_steps)).mean(1)
+    expected = (scope + CURVATURES * excess) * distance
+    actual = run_on_quadratic(
+        estimators.MeanGradient(), num_steps, scope, step_size
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_estimators_agree_in_equilibrium_from_opposite_sides():
+    # 2000 steps shrink the slowest distance by (1 - 0.1 * 0.5)**2000 < 1e-44;
+    # the plain mean of the gradients forgets its start as 1 / num_steps, by
+    # curvature / scope * 1 / (2000 * 0.1 * (curvature + scope)) < 1 %.
+    scope, step_size = 0.5, 0.1
+    exact = scope * displacement_in_equilibrium(scope)
+    displacement = run_on_quadratic(
+        estimators.Displacement(0.1, scale_by_scope=True),
+        2000,
+        scope,
+        step_size,
+    )
+    np.testing.assert_allclose(displacement, exact, rtol=1e-10)
+    gradient = run_on_quadratic(
+        estimators.MeanGradient(), 2000, scope, step_size
+    )
+    np.testing.assert_allclose(gradient, exact, rtol=0.01)
+    early = (
+        run_on_quadratic(estimator, 5, scope, step_size) / exact
+        for estimator in (
+            estimators.Displacement(0.75, scale_by_scope=True),
+            estimators.MeanGradient(),
+        )
+    )
+    curved = CURVATURES > 0  # both are exactly 0 where the loss is flat
+    below, above = (ratio[curved] for ratio in early)
+    assert below.max() < 1 < above.min()
+
+
+def skewed_gradient(x):
+    """Returns that of `f(x) = 2 * log(1 + exp(3 x)) - x`."""
+    return 6 * tf.sigmoid(3 * x) - 1
+
+
+def gibbs_mean(function, anchor, scope, temperature):
+    """Integrates a function over exp(-(f + scope / 2 (x' - x)**2) / T)."""
+
+    def density(x):
+        energy = 2 * np.logaddexp(0, 3 * x) - x + scope / 2 * (x - anchor) ** 2
+        return np.exp(-energy / temperature)
+
+    def integral(integrand):
+        return scipy.integrate.quad(integrand, -12, 12, epsabs=1e-12)[0]
+
+    return integral(lambda x: function(x) * density(x)) / integral(density)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_both_estimators_equal_quadrature(temperature):
+    scope, at, step_size = 1.0, 0.5, 0.02
+    num_chains, burn_in, num_steps = 20000, 300, 300
+    expected = scope * (at - gibbs_mean(lambda x: x, at, scope, temperature))
+    identity = gibbs_mean(
+        lambda x: 6 / (1 + np.exp(-3 * x)) - 1, at, scope, temperature
+    )
+    assert identity == pytest.approx(expected, rel=1e-8)
+
+    anchor = tf.fill([num_chains], tf.constant(at, tf.float64))
+    found = {}
+    for estimator in (
+        estimators.Displacement(None, scale_by_scope=True),
+        estimators.MeanGradient(),
+    ):
+        chain = langevin.make_chain(
+            sampler=samplers.SplitSGLD(),
+            estimator=estimator,
+            step_size=step_size,
+            scope=scope,
+            temperature=temperature,
+            stationary_start=True,
+        )
+        # Relaxation takes at most 1 / scope = 50 steps: exp(-6) is left.
+        burnt = langevin.run(chain, skewed_gradient, anchor, burn_in)
+        chain = dataclasses.replace(chain, update=tf.constant(1))
+        state = chain.initial_state([anchor])._replace(position=burnt.position)
+        state = langevin.run(
+            chain, skewed_gradient, anchor, num_steps, state=state
+        )
+        found[type(estimator)] = chain.entropy_gradient([anchor], state)[0]
+    for gradient in found.values():
+        values = gradient.numpy()
+        error = values.std() / num_chains**0.5
+        # The law of the discretised chain is off by first order in the step
+        # size; iterating its transition density on a grid gives this much.
+        bias = 0.3 * step_size
+        assert abs(values.mean() - expected) < bias + 4 * error
+        # What the test would not tell from the truth is less than a tenth of
+        # what a noise of half or twice the temperature changes.
+        for factor in (0.5, 2.0):
+            other = scope * (
+                at - gibbs_mean(lambda x: x, at, scope, factor * temperature)
+            )
+            assert abs(other - expected) > 10 * (bias + 4 * error)

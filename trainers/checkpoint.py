@@ -1,0 +1,86 @@
+"""Exact checkpoints of a run: every variable that the next epoch depends on.
+
+Keras's own files leave out the state of random seeds, which dropout draws
+from, so a run resumed from them would see other masks.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+FILE_NAME = "checkpoint.npz"
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    return [*model.variables, *model.optimizer.variables]
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes a checkpoint after every epoch, and restores the last one.
+
+    The file is replaced in one step: a run killed at any moment leaves the
+    checkpoint of the last whole epoch.
+
+    Args:
+        workdir: Folder of the run.
+
+    Attributes:
+        rows: The logs of each epoch so far, as JSON-ready dictionaries.
+    """
+
+    def __init__(self, workdir: pathlib.Path) -> None:
+        super().__init__()
+        self.path = workdir / FILE_NAME
+        self.rows: list[dict[str, Any]] = []
+
+    def restore(self, model: keras.Model) -> int:
+        """Restores a compiled model from the file, if there is one.
+
+        Args:
+            model: The model, built and compiled as when it was saved.
+
+        Returns:
+            The number of epochs already trained.
+
+        Raises:
+            ValueError: If the file belongs to another model or optimizer.
+        """
+        model.optimizer.build(model.trainable_variables)
+        if not self.path.exists():
+            return 0
+        with np.load(self.path) as arrays:
+            values = [arrays[f"v{i}"] for i in range(len(arrays.files) - 1)]
+            self.rows = json.loads(str(arrays["rows"]))
+        variables = _variables(model)
+        shapes = [tuple(v.shape) for v in variables]
+        if [value.shape for value in values] != shapes:
+            raise ValueError(
+                "`workdir` must hold a checkpoint of the same network and "
+                f"optimizer, or none. Received: workdir={self.path.parent}"
+            )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return len(self.rows)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes the checkpoint.
+
+        Args:
+            epoch: Number of the epoch that ended.
+            logs: Its logs.
+        """
+        row = {"epoch": epoch + 1} | {
+            name: value if isinstance(value, int) else float(value)
+            for name, value in (logs or {}).items()
+        }
+        self.rows.append(row)
+        values = {
+            f"v{i}": v.numpy() for i, v in enumerate(_variables(self.model))
+        }
+        partial = self.path.with_suffix(".partial.npz")
+        np.savez(partial, rows=json.dumps(self.rows), **values)
+        os.replace(partial, self.path)

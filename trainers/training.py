@@ -1,0 +1,372 @@
+"""Training of one network, from a configuration to a finished `workdir`."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from typing import Any
+from typing import NamedTuple
+
+import keras
+
+import entropy_keras
+from trainers import checkpoint
+from trainers import data
+from trainers import networks
+from trainers import optimizers
+from trainers import report
+
+EVALUATION_BATCH_SIZE = 250
+EPOCH_UNITS = ("passes", "updates")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on; the flags of `trainers.train`.
+
+    Attributes:
+        dataset: Name of the data set, see `data.load`.
+        data_dir: Where TensorFlow Datasets keeps its data.
+        npz: Keras-style file to use in place of `dataset`.
+        validation_fraction: Share of the training set held out; if positive,
+            the test set is evaluated only once, at the end.
+        network: Name of the network, see `networks.build`.
+        width: Multiplier of the network's channels and units.
+        optimizer: Name of the optimizer, see `optimizers.build`.
+        epochs: Number of epochs.
+        epoch_unit: What an epoch is: one pass over the data, or, as the paper
+            counts, as many updates as mini-batches in the data, which is
+            `gradients_per_update` passes.
+        batch_size: Size of a mini-batch.
+        learning_rate: Outer learning rate; `None` for the optimizer's default.
+        schedule: Schedule of the learning rate over the run.
+        step_fraction: See `optimizers.learning_rate_schedule`.
+        step_factor: Likewise.
+        momentum: Nesterov momentum: of the inner loop of Entropy-SGD, or of
+            SGD.
+        weight_decay: Decoupled weight decay, or `None`.
+        clipnorm: Largest norm of the gradient of each variable, or `None`.
+        num_langevin_steps: See `EntropySGD`, as for all that follow.
+        langevin_learning_rate: Positive, or `None` to tie it to the outer one.
+        scope: Scope at the start.
+        scope_growth: Growth of the scope per update.
+        maximum_scope: Cap of a growing scope, or `None`.
+        temperature: Temperature.
+        averaging_rate: Averaging rate; `None` for the plain mean.
+        data_weight: Weight of the loss itself.
+        scale_by_scope: Whether the scope multiplies the displacement.
+        estimator: Estimator.
+        sampler: `"sgld"` or `"split_sgld"`.
+        start: Start of the chain.
+        share_batch: Whether one mini-batch serves the whole update.
+        recalibrate: Whether statistics of batch normalization are refreshed
+            before each evaluation.
+        jit_compile: Whether to compile with XLA: `"auto"`, `"true"`, `"false"`.
+        seed: Seed of the split, the initial weights, the order and the noise.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    npz: str | None = None
+    validation_fraction: float = 0.0
+    network: str = "lenet"
+    width: float = 1.0
+    optimizer: str = "entropy_sgd"
+    epochs: int = 40
+    epoch_unit: str = "passes"
+    batch_size: int = 64
+    learning_rate: float | None = None
+    schedule: str = "cosine"
+    step_fraction: float = 0.3
+    step_factor: float = 5.0
+    momentum: float = 0.9
+    weight_decay: float | None = None
+    clipnorm: float | None = None
+    num_langevin_steps: int = 5
+    langevin_learning_rate: float | None = 0.1
+    scope: float = 0.03
+    scope_growth: float = 0.0
+    maximum_scope: float | None = None
+    temperature: float = 5e-9
+    averaging_rate: float | None = 0.75
+    data_weight: float = 0.0
+    scale_by_scope: bool = False
+    estimator: str = "displacement"
+    sampler: str = "sgld"
+    start: str = "anchor"
+    share_batch: bool = False
+    recalibrate: bool = True
+    jit_compile: str = "auto"
+    seed: int = 0
+
+
+class Run(NamedTuple):
+    """A run that is ready to go on; see `prepare`."""
+
+    config: Config
+    workdir: pathlib.Path
+    splits: data.Data
+    model: entropy_keras.EntropyModel
+    checkpoint: checkpoint.Checkpoint
+    passes: int
+    gradients_per_update: int
+
+
+def train_and_evaluate(
+    config: Config, workdir: str | pathlib.Path
+) -> dict[str, Any]:
+    """Trains a network, or goes on where an interrupted run stopped.
+
+    Writes into `workdir`: `config.json`, `metrics.json`, `history.csv`,
+    `curves.png`, TensorBoard logs under `logs`, the network as `model.keras`
+    and for serving as `saved_model`, and the checkpoint to resume from.
+
+    Args:
+        config: The run.
+        workdir: Folder of the run, made if it does not exist.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        ValueError: If the configuration cannot be, or if `workdir` belongs to
+            a run with another one.
+    """
+    return finish(prepare(config, workdir))
+
+
+def prepare(config: Config, workdir: str | pathlib.Path) -> Run:
+    """Loads the data, builds the model and restores the last checkpoint.
+
+    Args:
+        config: The run.
+        workdir: Folder of the run.
+
+    Returns:
+        The run, at the epoch that its checkpoint holds.
+
+    Raises:
+        ValueError: See `train_and_evaluate`.
+    """
+    workdir = pathlib.Path(workdir)
+    keras.utils.set_random_seed(config.seed)
+    splits = data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        npz=config.npz,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
+    )
+    model, passes, gradients_per_update = _compiled_model(config, splits)
+    _claim(workdir, config)
+    saved = checkpoint.Checkpoint(workdir)
+    saved.restore(model)
+    return Run(
+        config, workdir, splits, model, saved, passes, gradients_per_update
+    )
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Trains for the epochs that are left, and writes the results.
+
+    Args:
+        run: What `prepare` returned.
+
+    Returns:
+        The content of `metrics.json`.
+    """
+    metrics_path = run.workdir / "metrics.json"
+    if metrics_path.exists():
+        return json.loads(metrics_path.read_text())
+    if len(run.checkpoint.rows) < run.passes:
+        _fit(run)
+    metrics = _evaluate(run)
+    config, rows = run.config, run.checkpoint.rows
+    report.write_history(run.workdir / "history.csv", rows)
+    report.plot_curves(
+        run.workdir / "curves.png",
+        rows,
+        f"{config.network} on {config.npz or config.dataset}, "
+        f"{config.optimizer}",
+    )
+    run.model.save(run.workdir / "model.keras")
+    run.model.export(run.workdir / "saved_model", verbose=False)
+    report.write_json(metrics_path, metrics)
+    return metrics
+
+
+def _claim(workdir: pathlib.Path, config: Config) -> None:
+    """Records the configuration, or holds it against the recorded one.
+
+    Args:
+        workdir: Folder of the run.
+        config: The run.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    ours = dataclasses.asdict(config)
+    if not path.exists():
+        report.write_json(path, ours | {"versions": report.versions()})
+        return
+    theirs = json.loads(path.read_text())
+    different = {
+        name: theirs.get(name)
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    }
+    if different:
+        raise ValueError(
+            "`workdir` must be new or of a run with the same configuration. "
+            f"Received: workdir={workdir}, whose run had {different}"
+        )
+
+
+def _compiled_model(
+    config: Config, splits: data.Data
+) -> tuple[entropy_keras.EntropyModel, int, int]:
+    """Returns the model, the passes to train for, and K.
+
+    Args:
+        config: The run.
+        splits: Its data.
+
+    Returns:
+        The compiled model, the number of passes through the data and the
+        gradient evaluations per update.
+
+    Raises:
+        ValueError: If the network does not take the data's images.
+    """
+    network = networks.build(config.network, splits.num_classes, config.width)
+    expected, received = network.input_shape[1:], splits.train.images.shape[1:]
+    if expected != received:
+        raise ValueError(
+            f"`network` must take images of the data's shape, {received}. "
+            f"Received: network={config.network}, which takes {expected}"
+        )
+    learning_rate = config.learning_rate
+    if learning_rate is None:
+        learning_rate = optimizers.LEARNING_RATES[config.optimizer]
+    # How many updates the schedule spans follows from the optimizer itself.
+    sized = _optimizer(config, learning_rate)
+    minibatches = getattr(sized, "minibatches_per_update", 1)
+    gradients = getattr(sized, "gradients_per_update", 1)
+    passes = config.epochs
+    if config.epoch_unit == "updates":
+        passes *= minibatches
+    batches = -(-len(splits.train.labels) // config.batch_size)
+    schedule = optimizers.learning_rate_schedule(
+        config.schedule,
+        learning_rate,
+        passes * -(-batches // minibatches),
+        step_fraction=config.step_fraction,
+        step_factor=config.step_factor,
+    )
+    model = entropy_keras.EntropyModel.from_model(network)
+    model.compile(
+        _optimizer(config, schedule),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile={"true": True, "false": False}.get(
+            config.jit_compile, "auto"
+        ),
+    )
+    return model, passes, gradients
+
+
+def _optimizer(
+    config: Config, learning_rate: Any
+) -> keras.optimizers.Optimizer:
+    scope: Any = config.scope
+    if config.scope_growth:
+        scope = entropy_keras.ExponentialScope(
+            config.scope, config.scope_growth, config.maximum_scope
+        )
+    sampler: Any = config.sampler
+    if sampler == "sgld":
+        sampler = entropy_keras.SGLD(momentum=config.momentum)
+    names = (
+        "num_langevin_steps", "langevin_learning_rate", "temperature",
+        "averaging_rate", "data_weight", "scale_by_scope", "estimator",
+        "start", "share_batch", "seed",
+    )  # fmt: skip
+    return optimizers.build(
+        config.optimizer,
+        learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clipnorm=config.clipnorm,
+        entropy_arguments={name: getattr(config, name) for name in names}
+        | {"scope": scope, "sampler": sampler},
+    )
+
+
+class _Accounting(keras.callbacks.Callback):
+    """Adds what an epoch has cost so far to its logs."""
+
+    def __init__(self, gradients_per_update: int, seconds: float) -> None:
+        super().__init__()
+        self._gradients_per_update = gradients_per_update
+        self._start = time.monotonic() - seconds
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        del epoch
+        updates = int(self.model.optimizer.iterations)
+        logs["updates"] = updates
+        logs["gradient_evaluations"] = updates * self._gradients_per_update
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["seconds"] = time.monotonic() - self._start
+
+
+def _fit(run: Run) -> None:
+    config, splits, rows = run.config, run.splits, run.checkpoint.rows
+    order = data.EpochOrder(splits.train, config.batch_size, config.seed)
+    callbacks: list[keras.callbacks.Callback] = [order]
+    if config.recalibrate:
+        callbacks.append(
+            entropy_keras.callbacks.RecalibrateBatchNorm(
+                splits.train.images, EVALUATION_BATCH_SIZE
+            )
+        )
+    callbacks += [
+        _Accounting(
+            run.gradients_per_update, rows[-1]["seconds"] if rows else 0.0
+        ),
+        keras.callbacks.TensorBoard(run.workdir / "logs", write_graph=False),
+        run.checkpoint,
+    ]
+    run.model.fit(
+        order.dataset,
+        epochs=run.passes,
+        initial_epoch=len(rows),
+        validation_data=_held_out(splits),
+        validation_batch_size=EVALUATION_BATCH_SIZE,
+        callbacks=callbacks,
+        shuffle=False,
+        verbose=2,
+    )
+
+
+def _held_out(splits: data.Data) -> data.Split:
+    """Returns what each epoch is evaluated on."""
+    has_validation = len(splits.validation.labels) > 0
+    return splits.validation if has_validation else splits.test
+
+
+def _evaluate(run: Run) -> dict[str, Any]:
+    """Returns the content of `metrics.json`."""
+    metrics: dict[str, Any] = {}
+    for name in ("train", "validation", "test"):
+        split = getattr(run.splits, name)
+        if not len(split.labels):
+            continue
+        logs = run.model.evaluate(
+            *split, EVALUATION_BATCH_SIZE, verbose=0, return_dict=True
+        )
+        metrics |= {f"{name}_{key}": value for key, value in logs.items()}
+    last = run.checkpoint.rows[-1]
+    kept = ("updates", "gradient_evaluations", "seconds")
+    return metrics | {key: last[key] for key in kept}
