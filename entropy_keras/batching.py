@@ -101,6 +101,35 @@ def group_fit_arguments(
             arguments["validation_batch_size"] = batch_size
 
 
+def symbolic_batch(arguments: dict[str, Any]) -> Any:
+    """Returns what a batch of `fit` looks like, without any data.
+
+    Args:
+        arguments: The arguments by name, as bound to `keras.Model.fit`.
+
+    Returns:
+        `(x, y, sample_weight)` of symbolic tensors, or `None` if the data do
+        not tell.
+    """
+    x = arguments["x"]
+    if isinstance(x, tf.data.Dataset):
+        specs = x.element_spec
+    else:
+        names = ("x", "y", "sample_weight")
+        specs = tuple(arguments.get(name) for name in names)
+    dense = np.ndarray | tf.Tensor | tf.TensorSpec | None
+    if not all(isinstance(leaf, dense) for leaf in tf.nest.flatten(specs)):
+        return None
+    return tf.nest.map_structure(
+        lambda leaf: (
+            None
+            if leaf is None
+            else keras.KerasTensor((None, *leaf.shape[1:]), leaf.dtype.name)
+        ),
+        specs,
+    )
+
+
 def _check_arrays(x: Any) -> None:
     """Refuses what `fit` would not treat as arrays, and arrays of no rows."""
     for array in tf.nest.flatten(x):
@@ -152,11 +181,11 @@ def group_dataset(
         return tf.data.Dataset.zip(element).rebatch(2**40)
 
     grouped = dataset.window(num_minibatches).flat_map(concatenate)
-    if cardinality > 0:
-        num_groups = -(-cardinality // num_minibatches)
-    else:
-        num_groups = cardinality  # infinite or unknown
-    return grouped.apply(tf.data.experimental.assert_cardinality(num_groups))
+    if cardinality == tf.data.UNKNOWN_CARDINALITY:
+        return grouped
+    if cardinality != tf.data.INFINITE_CARDINALITY:
+        cardinality = -(-cardinality // num_minibatches)
+    return grouped.apply(tf.data.experimental.assert_cardinality(cardinality))
 
 
 class GroupedPyDataset(keras.utils.PyDataset):

@@ -1,10 +1,16 @@
-"""The guard that stops training at the first non-finite number."""
+"""The guard that stops training before it spoils the weights.
+
+The train step skips an update with a number that is not finite and raises a
+flag; the callback, which `fit` adds, turns the flag into an error.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from entropy_keras import validation
 
 # Values of the failure flag.
 FINE, LOSS, GRADIENT = 0, 1, 2
@@ -43,7 +49,7 @@ def apply_if_finite(
 
 
 class StopOnFailure(keras.callbacks.Callback):
-    """Raises as soon as an update was skipped.
+    """Raises as soon as an update was skipped, or if there was none to make.
 
     Args:
         optimizer: The `EntropySGD` to watch.
@@ -52,6 +58,7 @@ class StopOnFailure(keras.callbacks.Callback):
     def __init__(self, optimizer: Any) -> None:
         super().__init__()
         self._optimizer = optimizer
+        self._has_data = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks the update.
@@ -61,7 +68,20 @@ class StopOnFailure(keras.callbacks.Callback):
             logs: Not used.
         """
         del batch, logs
+        self._has_data = True
         raise_on_failure(self._optimizer)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Checks that the data held anything.
+
+        Args:
+            epoch: Number of the epoch.
+            logs: Not used.
+        """
+        del epoch, logs
+        validation.require(
+            self._has_data, "x", "a data set of at least one batch", "no batch"
+        )
 
 
 def raise_on_failure(optimizer: Any) -> None:

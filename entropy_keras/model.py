@@ -136,10 +136,29 @@ class EntropyModel(keras.Model):
             batching.group_fit_arguments(
                 bound.arguments, self._entropy_sgd.minibatches_per_update
             )
+            self._build_for(bound.arguments)
             bound.arguments["callbacks"] = guard.add_to(
                 bound.arguments.get("callbacks"), self._entropy_sgd
             )
         return super().fit(*bound.args, **bound.kwargs)
+
+    def _build_for(self, arguments: dict[str, Any]) -> None:
+        """Creates all variables before the train step is traced.
+
+        Otherwise TensorFlow traces it once more. Data that do not tell their
+        shapes, and overridden methods, which need not work on symbolic tensors,
+        pay that price.
+
+        Args:
+            arguments: Arguments of `fit` by name.
+        """
+        overridden = any(
+            getattr(type(self), name) is not getattr(keras.Model, name)
+            for name in ("compute_loss", "compute_metrics")
+        )
+        symbolic = batching.symbolic_batch(arguments)
+        if symbolic is not None and not overridden:
+            self._symbolic_build(data_batch=symbolic)
 
     def _check_labels(self, x: Any, y: Any) -> None:
         """Refuses data without the labels that the compiled loss needs."""

@@ -164,7 +164,7 @@ class EntropySGD(keras.optimizers.Optimizer):
         self.sampler = samplers.get(sampler)
         self.start = start
         self.share_batch = share_batch
-        # Drawn as Keras draws its seeds, so `set_random_seed` governs it.
+        # From where Keras draws its seeds, so `set_random_seed` governs it.
         self.seed = random.randint(1, 10**9) if seed is None else seed
         hyperparameters.check(self)
         self._has_default_outer = outer_optimizer is None

@@ -165,16 +165,18 @@ class SGLD(Sampler):
         scope: tf.Tensor,
         temperature: float,
     ) -> tuple[tf.Tensor, State]:
+        # Differences, since TensorFlow merges chains of sums and adds their
+        # terms in an order that varies from run to run.
         dtype = position.dtype
-        move = -tf.cast(step_size, dtype) * gradient
-        if self.momentum:
-            velocity = self.momentum * state[0] + move
-            move = (
-                self.momentum * velocity + move if self.nesterov else velocity
-            )
-            state = (velocity,)
+        step = tf.cast(step_size, dtype) * gradient
         pull = tf.cast(step_size * scope, dtype) * (position - anchor)
-        position = position + move - pull
+        if self.momentum:
+            velocity = self.momentum * state[0] - step
+            move = self.momentum * velocity - step
+            position = position + (move if self.nesterov else velocity) - pull
+            state = (velocity,)
+        else:
+            position = position - step - pull
         if noise is not None:
             deviation = tf.sqrt(2.0 * step_size * temperature)
             position += tf.cast(deviation, dtype) * noise

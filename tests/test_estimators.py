@@ -30,7 +30,7 @@ SETTINGS = {
 
 
 def run_on_quadratic(estimator, num_steps, scope, step_size):
-    """Returns the entropy gradient on `sum(curvature * (x - center)**2) / 2`."""
+    """Returns the estimate on `sum(curvature * (x - center)**2) / 2`."""
     chain = langevin.make_chain(
         estimator=estimator, step_size=step_size, scope=scope
     )
@@ -86,7 +86,7 @@ def test_the_closed_form_has_the_known_values(name, known):
         scope=scope,
         step_size=step_size,
     )
-    np.testing.assert_allclose(ratio, known, rtol=0.02)
+    np.testing.assert_allclose(ratio, known, rtol=0.03)
 
 
 def test_scale_by_scope_multiplies_the_displacement():
@@ -155,32 +155,27 @@ def test_mean_gradient_of_a_quadratic(num_steps):
 
 
 def test_estimators_agree_in_equilibrium_from_opposite_sides():
-    # 2000 steps shrink the slowest distance by (1 - 0.1 * 0.5)**2000 < 1e-44;
-    # the plain mean of the gradients forgets its start as 1 / num_steps, by
-    # curvature / scope * 1 / (2000 * 0.1 * (curvature + scope)) < 1 %.
     scope, step_size = 0.5, 0.1
-    exact = scope * displacement_in_equilibrium(scope)
-    displacement = run_on_quadratic(
-        estimators.Displacement(0.1, scale_by_scope=True),
-        2000,
-        scope,
-        step_size,
-    )
-    np.testing.assert_allclose(displacement, exact, rtol=1e-10)
-    gradient = run_on_quadratic(
-        estimators.MeanGradient(), 2000, scope, step_size
-    )
-    np.testing.assert_allclose(gradient, exact, rtol=0.01)
-    early = (
-        run_on_quadratic(estimator, 5, scope, step_size) / exact
-        for estimator in (
-            estimators.Displacement(0.75, scale_by_scope=True),
-            estimators.MeanGradient(),
-        )
-    )
     curved = CURVATURES > 0  # both are exactly 0 where the loss is flat
-    below, above = (ratio[curved] for ratio in early)
+    exact = scope * displacement_in_equilibrium(scope)
+
+    def ratios(num_steps, averaging_rate):
+        for estimator in (
+            estimators.Displacement(averaging_rate, scale_by_scope=True),
+            estimators.MeanGradient(),
+        ):
+            found = run_on_quadratic(estimator, num_steps, scope, step_size)
+            assert found[~curved] == 0
+            yield found[curved] / exact[curved]
+
+    below, above = ratios(5, 0.75)
     assert below.max() < 1 < above.min()
+    # 500 steps leave at most (1 - 0.1 * 0.5)**500 < 1e-11 of any distance. The
+    # mean of the gradients forgets its start as 1 / num_steps: the excess is
+    # curvature / scope / (500 * 0.1 * (curvature + scope)), below 0.04.
+    displacement, gradient = ratios(500, 0.1)
+    np.testing.assert_allclose(displacement, 1, rtol=1e-10)
+    np.testing.assert_allclose(gradient, 1, rtol=0.04)
 
 
 def skewed_gradient(x):
@@ -201,49 +196,46 @@ def gibbs_mean(function, anchor, scope, temperature):
     return integral(lambda x: function(x) * density(x)) / integral(density)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.25])
-def test_both_estimators_equal_quadrature(temperature):
-    scope, at, step_size = 1.0, 0.5, 0.02
-    num_chains, burn_in, num_steps = 20000, 300, 300
-    expected = scope * (at - gibbs_mean(lambda x: x, at, scope, temperature))
-    identity = gibbs_mean(
+# The law of the discretised chain is off by `order * step_size`, found by
+# iterating its transition density on a grid.
+@pytest.mark.parametrize(("temperature", "order"), [(1.0, 0.13), (0.25, 0.05)])
+def test_both_estimators_equal_quadrature(temperature, order):
+    scope, at, step_size, num_chains = 1.0, -1.0, 0.02, 20000
+
+    def exact(temperature):
+        mean = gibbs_mean(lambda x: x, at, scope, temperature)
+        return scope * (at - mean)
+
+    expected = exact(temperature)
+    mean_gradient = gibbs_mean(
         lambda x: 6 / (1 + np.exp(-3 * x)) - 1, at, scope, temperature
     )
-    assert identity == pytest.approx(expected, rel=1e-8)
+    assert mean_gradient == pytest.approx(expected, rel=1e-8)
 
+    chain = langevin.make_chain(
+        sampler=samplers.SplitSGLD(),
+        step_size=step_size,
+        scope=scope,
+        temperature=temperature,
+        stationary_start=True,
+    )
     anchor = tf.fill([num_chains], tf.constant(at, tf.float64))
-    found = {}
+    # Relaxation takes 1 / (scope + f'') < 1 / 1.8, or 28 steps, from a start
+    # that is off by the displacement: exp(-7) of it is left.
+    burnt = langevin.run(chain, skewed_gradient, anchor, 200)
     for estimator in (
         estimators.Displacement(None, scale_by_scope=True),
         estimators.MeanGradient(),
     ):
-        chain = langevin.make_chain(
-            sampler=samplers.SplitSGLD(),
-            estimator=estimator,
-            step_size=step_size,
-            scope=scope,
-            temperature=temperature,
-            stationary_start=True,
+        chain = dataclasses.replace(
+            chain, estimator=estimator, update=tf.constant(1)
         )
-        # Relaxation takes at most 1 / scope = 50 steps: exp(-6) is left.
-        burnt = langevin.run(chain, skewed_gradient, anchor, burn_in)
-        chain = dataclasses.replace(chain, update=tf.constant(1))
         state = chain.initial_state([anchor])._replace(position=burnt.position)
-        state = langevin.run(
-            chain, skewed_gradient, anchor, num_steps, state=state
-        )
-        found[type(estimator)] = chain.entropy_gradient([anchor], state)[0]
-    for gradient in found.values():
-        values = gradient.numpy()
+        state = langevin.run(chain, skewed_gradient, anchor, 100, state=state)
+        values = chain.entropy_gradient([anchor], state)[0].numpy()
         error = values.std() / num_chains**0.5
-        # The law of the discretised chain is off by first order in the step
-        # size; iterating its transition density on a grid gives this much.
-        bias = 0.3 * step_size
-        assert abs(values.mean() - expected) < bias + 4 * error
-        # What the test would not tell from the truth is less than a tenth of
-        # what a noise of half or twice the temperature changes.
-        for factor in (0.5, 2.0):
-            other = scope * (
-                at - gibbs_mean(lambda x: x, at, scope, factor * temperature)
-            )
-            assert abs(other - expected) > 10 * (bias + 4 * error)
+        tolerance = order * step_size + 4 * error
+        assert abs(values.mean() - expected) < tolerance
+        # It would notice half or twice the temperature.
+        for other in (exact(temperature / 2), exact(temperature * 2)):
+            assert abs(other - expected) > 2 * tolerance

@@ -19,7 +19,7 @@ HESSIAN = ROTATION @ np.diag(CURVATURES) @ ROTATION.T
 
 
 def from_modes(values):
-    """Returns the matrix with these eigenvalues and those vectors of HESSIAN."""
+    """Returns a matrix with these eigenvalues and the vectors of HESSIAN."""
     return ROTATION @ np.diag(values) @ ROTATION.T
 
 
@@ -330,16 +330,13 @@ def test_split_sgld_tends_to_sgld_as_the_pull_vanishes():
             for s in (samplers.SplitSGLD(), samplers.SGLD(momentum=0.0))
         ]
         errors.append([
-            abs(a - b).max() / abs(b).max()
-            for a, b in zip(*maps, strict=True)
+            abs(a - b).max() / abs(b).max() for a, b in zip(*maps, strict=True)
         ])
     # Transition, diffusion and offset differ by less than step_size * scope,
     # in first order for what the gradient and the noise are multiplied with.
     assert np.max(errors[1]) < 1e-6
     assert np.min(errors[1]) > 0
-    np.testing.assert_allclose(
-        np.divide(errors[0], errors[1]), 10, rtol=1e-3
-    )
+    np.testing.assert_allclose(np.divide(errors[0], errors[1]), 10, rtol=1e-3)
 
 
 def test_split_sgld_is_stable_where_sgld_is_not():
@@ -373,10 +370,11 @@ def test_split_sgld_without_scope_is_plain_langevin(noise):
 @pytest.mark.parametrize("scope", [20.0, 500.0])
 def test_sgld_refuses_a_pull_that_diverges(scope):
     message = (
-        "`langevin_learning_rate` times `scope` must stay below 2, or the inner "
-        "loop of the SGLD sampler diverges: lower one of them, cap the schedule "
-        "of the scope, or use sampler='split_sgld', which is stable for every "
-        f"scope. Received: langevin_learning_rate=0.1, scope={scope}"
+        "`langevin_learning_rate` times `scope` must stay below 2, or the "
+        "inner loop of the SGLD sampler diverges: lower one of them, cap the "
+        "schedule of the scope, or use sampler='split_sgld', which is stable "
+        "for every scope. "
+        f"Received: langevin_learning_rate=0.1, scope={scope}"
     )
     for sampler in (samplers.SGLD(momentum=0.0), samplers.SGLD(momentum=0.9)):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -431,8 +429,7 @@ def test_get_refuses_what_is_not_a_sampler(sampler):
 )
 def test_sgld_refuses_a_momentum_out_of_range(momentum):
     message = (
-        "`momentum` must be a float in [0, 1). "
-        f"Received: momentum={momentum}"
+        f"`momentum` must be a float in [0, 1). Received: momentum={momentum}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         samplers.SGLD(momentum=momentum)
