@@ -101,6 +101,32 @@ def group_fit_arguments(
             arguments["validation_batch_size"] = batch_size
 
 
+def check_labels(x: Any, y: Any) -> None:
+    """Refuses data without the labels that a loss needs.
+
+    Args:
+        x: First argument of `fit`.
+        y: Second argument of `fit`.
+
+    Raises:
+        ValueError: If there are none. Generators show what they hold only when
+            they run, and pass.
+    """
+    if isinstance(x, tf.data.Dataset):
+        spec = x.element_spec
+        labelled = isinstance(spec, tuple) and len(spec) > 1
+    else:
+        arrays = hasattr(x, "shape") or isinstance(x, dict | list | tuple)
+        labelled = y is not None or not arrays
+    validation.require(
+        labelled,
+        "y",
+        "the labels that the compiled loss needs: pass `fit(x, y)` or a data "
+        "set of (x, y) pairs",
+        y,
+    )
+
+
 def symbolic_batch(arguments: dict[str, Any]) -> Any:
     """Returns what a batch of `fit` looks like, without any data.
 

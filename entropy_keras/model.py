@@ -14,7 +14,6 @@ from entropy_keras import functional
 from entropy_keras import guard
 from entropy_keras import optimizer as optimizer_lib
 from entropy_keras import passes
-from entropy_keras import validation
 
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
@@ -85,7 +84,7 @@ class EntropyModel(keras.Model):
                 f"call `model.build(input_shape)`. Received: model={model}"
             )
         if isinstance(model, keras.Sequential):
-            return cls(model.inputs, model.outputs, name=model.name)
+            return cls(model.inputs[0], model.outputs[0], name=model.name)
         if isinstance(model, functional.functional_class()):
             return cls(model.input, model.output, name=model.name)
         raise ValueError(
@@ -132,7 +131,8 @@ class EntropyModel(keras.Model):
             x, y, batch_size, *args, **kwargs
         )
         if self.compiled and self._entropy_sgd is not None:
-            self._check_labels(x, y)
+            if self.loss is not None:
+                batching.check_labels(x, y)
             batching.group_fit_arguments(
                 bound.arguments, self._entropy_sgd.minibatches_per_update
             )
@@ -159,24 +159,6 @@ class EntropyModel(keras.Model):
         symbolic = batching.symbolic_batch(arguments)
         if symbolic is not None and not overridden:
             self._symbolic_build(data_batch=symbolic)
-
-    def _check_labels(self, x: Any, y: Any) -> None:
-        """Refuses data without the labels that the compiled loss needs."""
-        if self.loss is None or y is not None:
-            return
-        labelled = False
-        if isinstance(x, tf.data.Dataset):
-            spec = x.element_spec
-            labelled = isinstance(spec, tuple) and len(spec) > 1
-        elif not hasattr(x, "shape") and not isinstance(x, dict | list | tuple):
-            return  # generators show what they hold only when they run
-        validation.require(
-            labelled,
-            "y",
-            "the labels that the compiled loss needs: pass `fit(x, y)` or a "
-            "data set of (x, y) pairs",
-            y,
-        )
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Makes one update from a group of mini-batches.

@@ -76,7 +76,9 @@ def test_a_frozen_layer_keeps_its_statistics():
 
 def test_statistics_are_fresh_at_each_evaluation_and_at_the_end():
     model = entropy_keras.EntropyModel.from_model(network())
-    model.compile(entropy_keras.EntropySGD(0.05), loss="mse")
+    model.compile(
+        entropy_keras.EntropySGD(langevin_learning_rate=1e-3), loss="mse"
+    )
     seen = []
 
     class Spy(keras.callbacks.Callback):

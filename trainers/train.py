@@ -17,11 +17,12 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from trainers import config
 from trainers import networks
 from trainers import optimizers
 from trainers import training
 
-_DEFAULT = training.Config()
+_DEFAULT = config.Config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/train", "Folder of the run: results and checkpoint."
 )
@@ -66,7 +67,7 @@ flags.DEFINE_integer(
 flags.DEFINE_enum(
     "epoch_unit",
     _DEFAULT.epoch_unit,
-    training.EPOCH_UNITS,
+    config.EPOCH_UNITS,
     "What an epoch is: one pass over the data, or, as the paper counts, as "
     "many updates as the data have mini-batches.",
 )
@@ -198,15 +199,15 @@ flags.DEFINE_integer(
 )
 
 
-def _config() -> training.Config:
+def _config() -> config.Config:
     """Returns the configuration that the flags spell."""
     values = {
         field.name: flags.FLAGS[field.name].value
-        for field in dataclasses.fields(training.Config)
+        for field in dataclasses.fields(config.Config)
     }
     for name in ("langevin_learning_rate", "averaging_rate"):
         values[name] = values[name] or None
-    return training.Config(**values)
+    return config.Config(**values)
 
 
 def main(arguments: Sequence[str]) -> None:

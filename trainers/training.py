@@ -11,99 +11,19 @@ import keras
 
 import entropy_keras
 from trainers import checkpoint
+from trainers import config as config_lib
 from trainers import data
 from trainers import networks
 from trainers import optimizers
 from trainers import report
 
 EVALUATION_BATCH_SIZE = 250
-EPOCH_UNITS = ("passes", "updates")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on; the flags of `trainers.train`.
-
-    Attributes:
-        dataset: Name of the data set, see `data.load`.
-        data_dir: Where TensorFlow Datasets keeps its data.
-        npz: Keras-style file to use in place of `dataset`.
-        validation_fraction: Share of the training set held out; if positive,
-            the test set is evaluated only once, at the end.
-        network: Name of the network, see `networks.build`.
-        width: Multiplier of the network's channels and units.
-        optimizer: Name of the optimizer, see `optimizers.build`.
-        epochs: Number of epochs.
-        epoch_unit: What an epoch is: one pass over the data, or, as the paper
-            counts, as many updates as mini-batches in the data, which is
-            `gradients_per_update` passes.
-        batch_size: Size of a mini-batch.
-        learning_rate: Outer learning rate; `None` for the optimizer's default.
-        schedule: Schedule of the learning rate over the run.
-        step_fraction: See `optimizers.learning_rate_schedule`.
-        step_factor: Likewise.
-        momentum: Nesterov momentum: of the inner loop of Entropy-SGD, or of
-            SGD.
-        weight_decay: Decoupled weight decay, or `None`.
-        clipnorm: Largest norm of the gradient of each variable, or `None`.
-        num_langevin_steps: See `EntropySGD`, as for all that follow.
-        langevin_learning_rate: Positive, or `None` to tie it to the outer one.
-        scope: Scope at the start.
-        scope_growth: Growth of the scope per update.
-        maximum_scope: Cap of a growing scope, or `None`.
-        temperature: Temperature.
-        averaging_rate: Averaging rate; `None` for the plain mean.
-        data_weight: Weight of the loss itself.
-        scale_by_scope: Whether the scope multiplies the displacement.
-        estimator: Estimator.
-        sampler: `"sgld"` or `"split_sgld"`.
-        start: Start of the chain.
-        share_batch: Whether one mini-batch serves the whole update.
-        recalibrate: Whether statistics of batch normalization are refreshed
-            before each evaluation.
-        jit_compile: Whether to compile with XLA: `"auto"`, `"true"`, `"false"`.
-        seed: Seed of the split, the initial weights, the order and the noise.
-    """
-
-    dataset: str = "digits"
-    data_dir: str | None = None
-    npz: str | None = None
-    validation_fraction: float = 0.0
-    network: str = "lenet"
-    width: float = 1.0
-    optimizer: str = "entropy_sgd"
-    epochs: int = 40
-    epoch_unit: str = "passes"
-    batch_size: int = 64
-    learning_rate: float | None = None
-    schedule: str = "cosine"
-    step_fraction: float = 0.3
-    step_factor: float = 5.0
-    momentum: float = 0.9
-    weight_decay: float | None = None
-    clipnorm: float | None = None
-    num_langevin_steps: int = 5
-    langevin_learning_rate: float | None = 0.1
-    scope: float = 0.03
-    scope_growth: float = 0.0
-    maximum_scope: float | None = None
-    temperature: float = 5e-9
-    averaging_rate: float | None = 0.75
-    data_weight: float = 0.0
-    scale_by_scope: bool = False
-    estimator: str = "displacement"
-    sampler: str = "sgld"
-    start: str = "anchor"
-    share_batch: bool = False
-    recalibrate: bool = True
-    jit_compile: str = "auto"
-    seed: int = 0
 
 
 class Run(NamedTuple):
     """A run that is ready to go on; see `prepare`."""
 
-    config: Config
+    config: config_lib.Config
     workdir: pathlib.Path
     splits: data.Data
     model: entropy_keras.EntropyModel
@@ -113,7 +33,7 @@ class Run(NamedTuple):
 
 
 def train_and_evaluate(
-    config: Config, workdir: str | pathlib.Path
+    config: config_lib.Config, workdir: str | pathlib.Path
 ) -> dict[str, Any]:
     """Trains a network, or goes on where an interrupted run stopped.
 
@@ -135,7 +55,7 @@ def train_and_evaluate(
     return finish(prepare(config, workdir))
 
 
-def prepare(config: Config, workdir: str | pathlib.Path) -> Run:
+def prepare(config: config_lib.Config, workdir: str | pathlib.Path) -> Run:
     """Loads the data, builds the model and restores the last checkpoint.
 
     Args:
@@ -195,7 +115,7 @@ def finish(run: Run) -> dict[str, Any]:
     return metrics
 
 
-def _claim(workdir: pathlib.Path, config: Config) -> None:
+def _claim(workdir: pathlib.Path, config: config_lib.Config) -> None:
     """Records the configuration, or holds it against the recorded one.
 
     Args:
@@ -225,7 +145,7 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
 
 
 def _compiled_model(
-    config: Config, splits: data.Data
+    config: config_lib.Config, splits: data.Data
 ) -> tuple[entropy_keras.EntropyModel, int, int]:
     """Returns the model, the passes to train for, and K.
 
@@ -278,7 +198,7 @@ def _compiled_model(
 
 
 def _optimizer(
-    config: Config, learning_rate: Any
+    config: config_lib.Config, learning_rate: Any
 ) -> keras.optimizers.Optimizer:
     scope: Any = config.scope
     if config.scope_growth:

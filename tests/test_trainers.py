@@ -1,0 +1,291 @@
+"""The training binary and what it stands on."""
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainers import config as config_lib
+from trainers import data
+from trainers import networks
+from trainers import optimizers
+from trainers import training
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    """Returns a small set of images whose class is where they are bright."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+
+    def images(labels):
+        noise = RNG.integers(0, 60, size=[len(labels), 28, 28])
+        for image, label in zip(noise, labels, strict=True):
+            image[8 * label : 8 * label + 8] += 120
+        return noise.astype("uint8")
+
+    y_train, y_test = RNG.integers(0, 3, 90), RNG.integers(0, 3, 30)
+    np.savez(
+        path,
+        x_train=images(y_train),
+        y_train=y_train,
+        x_test=images(y_test),
+        y_test=y_test,
+    )
+    return str(path)
+
+
+def config_for(npz, **changes):
+    return config_lib.Config(
+        npz=npz,
+        network="small_mnistfc",
+        width=0.25,
+        epochs=3,
+        batch_size=8,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("small_mnistfc", 50_890),  # 784 * 64 + 64 + 64 * 10 + 10
+        ("small_lenet", 47_658),  # as section 5.1 of the paper says
+        ("mnistfc", 1_863_690),
+        ("lenet", 431_220),
+        ("all_cnn_bn", 1_372_254),
+    ],
+)
+def test_networks_have_the_parameters_they_state(name, count):
+    model = networks.build(name)
+    assert sum(v.value.numpy().size for v in model.trainable_variables) == count
+    assert model.output_shape == (None, 10)
+    assert f"{count:,}" in networks.build.__doc__
+
+
+def test_all_cnn_bn_is_all_cnn_c_with_batch_normalization():
+    layers = networks.build("all_cnn_bn").layers
+    channels = [
+        layer.filters
+        for layer in layers
+        if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert channels == [96, 96, 96, 192, 192, 192, 192, 192, 10]
+    norms = [
+        layer
+        for layer in layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(norms) == 9
+
+
+def test_width_scales_a_network():
+    assert networks.build("mnistfc", width=0.5).layers[1].units == 512
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match="`name` must be one of"):
+        networks.build("resnet")
+
+
+def test_digits_are_split_by_class_and_seed():
+    first, again = data.load("digits", seed=1), data.load("digits", seed=1)
+    other = data.load("digits", seed=2)
+    assert first.train.images.shape == (4000, 28, 28, 1)
+    assert np.bincount(first.test.labels).tolist() == [100] * 10
+    assert (first.test.images == again.test.images).all()
+    assert (first.test.images != other.test.images).any()
+    assert first.train.images.min() == 0
+    assert first.train.images.max() == 1
+    train = {image.tobytes() for image in first.train.images}
+    assert not any(image.tobytes() in train for image in first.test.images)
+
+
+def test_validation_comes_out_of_the_training_set(npz):
+    whole = data.load("digits")
+    split = data.load("digits", validation_fraction=0.2)
+    assert len(split.validation.labels) == 800
+    assert len(split.train.labels) == 3200
+    assert (split.test.images == whole.test.images).all()
+
+
+def test_an_epoch_order_is_a_function_of_seed_and_epoch():
+    split = data.Split(np.zeros([10, 1, 1, 1]), np.arange(10))
+
+    def labels(seed, epoch):
+        order = data.EpochOrder(split, 3, seed)
+        order.on_epoch_begin(epoch)
+        return [y.numpy().tolist() for _, y in order.dataset]
+
+    first = labels(0, 0)
+    assert [len(batch) for batch in first] == [3, 3, 3, 1]
+    assert sorted(sum(first, [])) == list(range(10))
+    assert labels(0, 0) == first
+    assert labels(0, 1) != first
+    assert labels(1, 0) != first
+
+
+def test_a_run_writes_what_it_promises(npz, tmp_path):
+    workdir = tmp_path / "run"
+    metrics = training.train_and_evaluate(config_for(npz), workdir)
+    assert json.loads((workdir / "metrics.json").read_text()) == metrics
+    # 90 samples are 12 mini-batches of 8, hence 3 updates of 5 in each of 3
+    # epochs.
+    assert metrics["updates"] == 9
+    assert metrics["gradient_evaluations"] == 45
+    assert metrics["test_accuracy"] > 0.9
+    assert metrics["train_loss"] < 0.7
+    assert metrics["seconds"] > 0
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["batch_size"] == 8
+    assert config["versions"]["keras"] == keras.__version__
+    with (workdir / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert {"loss", "val_accuracy", "gradient_evaluations"} <= set(rows[0])
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert any((workdir / "logs").glob("train/events*"))
+    loaded = keras.models.load_model(workdir / "model.keras")
+    x = np.load(npz)["x_test"][..., np.newaxis].astype("float32") / 255
+    saved = tf.saved_model.load(str(workdir / "saved_model"))
+    np.testing.assert_allclose(saved.serve(x), loaded(x), atol=1e-5)
+    # A finished run is not trained again.
+    assert training.train_and_evaluate(config_for(npz), workdir) == metrics
+
+
+@pytest.mark.parametrize("name", [n for n in optimizers.NAMES if n != "adamw"])
+def test_baselines_make_one_update_per_gradient(npz, tmp_path, name):
+    config = config_for(npz, optimizer=name)
+    metrics = training.train_and_evaluate(config, tmp_path)
+    per_update = 5 if name == "entropy_sgd" else 1
+    assert metrics["gradient_evaluations"] == metrics["updates"] * per_update
+    assert metrics["test_accuracy"] > 0.5
+
+
+def test_epochs_of_updates_are_longer_by_the_gradients_of_an_update(
+    npz, tmp_path
+):
+    config = config_for(npz, epoch_unit="updates", num_langevin_steps=2)
+    config = dataclasses.replace(config, epochs=1)
+    metrics = training.train_and_evaluate(config, tmp_path)
+    # As many updates as mini-batches: 12, of 2 gradients each.
+    assert metrics["updates"] == 12
+    assert metrics["gradient_evaluations"] == 24
+
+
+def test_a_run_resumes_exactly(npz, tmp_path):
+    config = config_for(
+        npz, temperature=1e-6, momentum=0.5, scope_growth=0.1, maximum_scope=1.0
+    )
+    config = dataclasses.replace(config, network="lenet", width=0.1)
+    whole = training.prepare(config, tmp_path / "whole")
+    training.finish(whole)
+
+    stopped = training.prepare(config, tmp_path / "stopped")
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    on_epoch_end = stopped.checkpoint.on_epoch_end
+
+    def save_and_stop(epoch, logs=None):
+        on_epoch_end(epoch, logs)
+        Stop().on_epoch_end(epoch)
+
+    stopped.checkpoint.on_epoch_end = save_and_stop
+    with pytest.raises(KeyboardInterrupt):
+        training.finish(stopped)
+
+    resumed = training.prepare(config, tmp_path / "stopped")
+    assert len(resumed.checkpoint.rows) == 2
+    training.finish(resumed)
+    for a, b in zip(
+        whole.model.variables, resumed.model.variables, strict=True
+    ):
+        assert (a.numpy() == b.numpy()).all(), a.path
+    for name in ("loss", "val_loss", "gradient_evaluations"):
+        assert [r[name] for r in whole.checkpoint.rows] == [
+            r[name] for r in resumed.checkpoint.rows
+        ]
+
+
+def test_another_configuration_is_refused(npz, tmp_path):
+    training.prepare(config_for(npz), tmp_path)
+    with pytest.raises(ValueError, match="'seed': 0"):
+        training.prepare(config_for(npz, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "all_cnn_bn"}, "`network` must take images"),
+        ({"npz": "missing.npz"}, "`npz` must be a file"),
+        ({"npz": None, "dataset": "no_such_set"}, "`dataset` must be"),
+        ({"scope": 100.0}, "`langevin_learning_rate` times `scope`"),
+    ],
+)
+def test_a_bad_configuration_is_refused(npz, tmp_path, changes, message):
+    config = dataclasses.replace(config_for(npz), **changes)
+    with pytest.raises(ValueError, match=message):
+        training.prepare(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_without_its_arrays_is_refused(tmp_path):
+    np.savez(tmp_path / "bad.npz", x_train=np.zeros([2, 28, 28]))
+    with pytest.raises(ValueError, match=r"without \['x_test'"):
+        data.load("digits", npz=str(tmp_path / "bad.npz"))
+
+
+def run_binary(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "trainers.train", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_binary_trains(npz, tmp_path):
+    result = run_binary(
+        f"--npz={npz}",
+        f"--workdir={tmp_path}",
+        "--network=small_mnistfc",
+        "--epochs=1",
+        "--averaging_rate=0",
+        "--langevin_learning_rate=0",
+    )
+    assert result.returncode == 0, result.stderr
+    assert '"test_accuracy"' in result.stdout
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["averaging_rate"] is None
+    assert config["langevin_learning_rate"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--scop=1", "Unknown command line flag 'scop'"),
+        ("--scope=-1", "flag --scope=-1"),
+        ("--optimizer=rprop", "value should be one of <entropy_sgd|"),
+        ("--scope=100", "error: `langevin_learning_rate` times `scope`"),
+        ("stray", "error: all arguments are flags. Received: ['stray']"),
+    ],
+)
+def test_the_binary_refuses_with_a_sentence(tmp_path, flag, message):
+    result = run_binary(flag, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
