@@ -1,6 +1,5 @@
 """Clipping of a gradient, as Keras's optimizers define it."""
 
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +36,20 @@ def clip(
     """
     if global_clipnorm is not None:
         return tf.clip_by_global_norm(gradients, global_clipnorm)[0]
-    rule: Callable[[tf.Tensor], tf.Tensor]
     if clipnorm is not None:
-        rule = lambda g: tf.clip_by_norm(g, clipnorm)  # noqa: E731
-    elif clipvalue is not None:
-        rule = lambda g: tf.clip_by_value(g, -clipvalue, clipvalue)  # noqa: E731
-    else:
-        return list(gradients)
-    return [None if g is None else rule(g) for g in gradients]
+        return [
+            None if g is None else tf.clip_by_norm(g, clipnorm)
+            for g in gradients
+        ]
+    if clipvalue is not None:
+        return [
+            None if g is None else _clipped_by_value(g, clipvalue)
+            for g in gradients
+        ]
+    return list(gradients)
+
+
+def _clipped_by_value(gradient: tf.Tensor, limit: float) -> tf.Tensor:
+    clipped = tf.clip_by_value(gradient, -limit, limit)
+    # An infinite entry stays: loss scaling and the guard must see it.
+    return tf.where(tf.math.is_finite(gradient), clipped, gradient)

@@ -1,19 +1,18 @@
 """EntropyModel: the train step that runs the Langevin loop."""
 
 import inspect
-from collections.abc import Callable
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from entropy_keras import batching
-from entropy_keras import chain as chain_lib
-from entropy_keras import functional
 from entropy_keras import guard
 from entropy_keras import optimizer as optimizer_lib
 from entropy_keras import passes
+from entropy_keras import twins
+from entropy_keras import update
+from entropy_keras import validation
 
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
@@ -47,13 +46,13 @@ class EntropyModel(keras.Model):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if functional.is_functional(args, kwargs) and not isinstance(
-            self, functional.functional_class()
+        if twins.is_functional(args, kwargs) and not isinstance(
+            self, twins.functional_class()
         ):
             # Keras would insert its functional class below this one for good,
             # and subclasses with a `call` of their own would break.
             cls: Any = type(self)
-            twin = functional.functional_twin(cls)
+            twin = twins.functional_twin(cls)
             object.__setattr__(self, "__class__", twin)
         super().__init__(*args, **kwargs)
 
@@ -61,16 +60,19 @@ class EntropyModel(keras.Model):
     def from_model(cls, model: keras.Model) -> "EntropyModel":
         """Returns a model with the layers and weights of another.
 
-        Training one trains both; the new model is not compiled.
+        Training one trains both. A subclassed model has no graph to make a
+        second model from: it is returned itself, with its class extended.
 
         Args:
-            model: A Functional or Sequential model that has been built.
+            model: Any model. A Sequential one has to be built.
 
         Returns:
-            A model that shares its layers with `model`.
+            An `EntropyModel` that shares its weights with `model`. It keeps
+            the precision policy; a functional one is not compiled.
 
         Raises:
-            ValueError: If `model` has no graph of layers.
+            ValueError: If `model` is not a model, not built, or has a
+                `train_step` of its own.
 
         Example:
         >>> plain = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
@@ -78,24 +80,61 @@ class EntropyModel(keras.Model):
         >>> model.layers[-1] is plain.layers[-1]
         True
         """
-        if isinstance(model, keras.Sequential) and not model.built:
-            raise ValueError(
-                "`model` must be built: begin it with `keras.Input(shape)`, or "
-                f"call `model.build(input_shape)`. Received: model={model}"
-            )
-        if isinstance(model, keras.Sequential):
-            return cls(model.inputs[0], model.outputs[0], name=model.name)
-        if isinstance(model, functional.functional_class()):
-            return cls(model.input, model.output, name=model.name)
-        raise ValueError(
-            "`model` must be a Functional or Sequential `keras.Model`. A "
-            "subclassed one trains once its class derives from `EntropyModel` "
-            f"in place of `keras.Model`. Received: model={model}"
+        validation.require(
+            isinstance(model, keras.Model), "model", "a `keras.Model`", model
         )
+        validation.require(
+            isinstance(model, cls)
+            or type(model).train_step is keras.Model.train_step,
+            "model",
+            "one without a `train_step` of its own, which the inner loop "
+            "replaces: move what it does to `compute_loss`",
+            model,
+        )
+        if isinstance(model, keras.Sequential):
+            validation.require(
+                model.built,
+                "model",
+                "built: begin it with `keras.Input(shape)`, or call "
+                "`model.build(input_shape)`",
+                model,
+            )
+            new = cls(model.inputs[0], model.outputs[0], name=model.name)
+        elif type(model) is twins.functional_class():
+            new = cls(model.input, model.output, name=model.name)
+        else:
+            if not isinstance(model, cls):
+                old: Any = type(model)
+                new_class: Any = cls
+                model.__class__ = twins.extended_twin(old, new_class)
+            return model
+        new.dtype_policy = model.dtype_policy
+        return new
 
-    @property
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Configures training; see `keras.Model.compile`."""
+        super().compile(*args, **kwargs)
+        self._entrust_seeds()
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Configures training as in a file; see `keras.Model`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def _entrust_seeds(self) -> None:
+        """Makes the state of random seeds part of the optimizer's.
+
+        Files and checkpoints then hold it, which Keras's leave out: without it
+        a resumed run would see other dropout masks.
+        """
+        entropy_sgd = self._entropy_sgd()
+        if self.built and entropy_sgd is not None:
+            entropy_sgd.seed_states = passes.seed_states(self)
+
+    # Not a property: Keras saves what the attributes of a model hold.
     def _entropy_sgd(self) -> optimizer_lib.EntropySGD | None:
-        """The EntropySGD that the model is compiled with, if any."""
+        """Returns the EntropySGD that the model is compiled with, if any."""
         optimizer = self.optimizer
         if isinstance(optimizer, passes.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
@@ -130,15 +169,16 @@ class EntropyModel(keras.Model):
         bound = inspect.signature(super().fit).bind(
             x, y, batch_size, *args, **kwargs
         )
-        if self.compiled and self._entropy_sgd is not None:
+        entropy_sgd = self._entropy_sgd() if self.compiled else None
+        if entropy_sgd is not None:
             if self.loss is not None:
                 batching.check_labels(x, y)
             batching.group_fit_arguments(
-                bound.arguments, self._entropy_sgd.minibatches_per_update
+                bound.arguments, entropy_sgd.minibatches_per_update
             )
             self._build_for(bound.arguments)
             bound.arguments["callbacks"] = guard.add_to(
-                bound.arguments.get("callbacks"), self._entropy_sgd
+                bound.arguments.get("callbacks"), entropy_sgd
             )
         return super().fit(*bound.args, **bound.kwargs)
 
@@ -159,6 +199,7 @@ class EntropyModel(keras.Model):
         symbolic = batching.symbolic_batch(arguments)
         if symbolic is not None and not overridden:
             self._symbolic_build(data_batch=symbolic)
+            self._entrust_seeds()
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Makes one update from a group of mini-batches.
@@ -171,17 +212,19 @@ class EntropyModel(keras.Model):
         Returns:
             The current value of each metric by name.
         """
-        entropy_sgd = self._entropy_sgd
+        entropy_sgd = self._entropy_sgd()
         if entropy_sgd is None:
             return super().train_step(data)
         minibatch = batching.split(data, entropy_sgd.minibatches_per_update)
-        self._build_on(minibatch(0))
+        if not self.built:
+            self._build_on(minibatch(0))
+            self._entrust_seeds()
         if not self.trainable_variables:
             return super().train_step(data)
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        gradients, batch, report = self._entropy_gradient(
-            entropy_sgd, minibatch
+        gradients, batch, report = update.entropy_gradient(
+            self, entropy_sgd, minibatch
         )
         self._apply(entropy_sgd, gradients, report.loss)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -216,120 +259,9 @@ class EntropyModel(keras.Model):
 
     def _build_on(self, batch: Any) -> None:
         """Creates the variables of a subclassed model, without running it."""
-        if self.built:
-            return
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
         self(
             tf.nest.map_structure(
                 lambda t: keras.KerasTensor(t.shape, t.dtype.name), x
             )
         )
-
-    def _entropy_gradient(
-        self,
-        entropy_sgd: optimizer_lib.EntropySGD,
-        minibatch: Callable[[Any], Any],
-    ) -> tuple[list[Any], Any, passes.Pass]:
-        """Returns the gradient that the outer optimizer takes.
-
-        Args:
-            entropy_sgd: The optimizer.
-            minibatch: Returns the mini-batch of an index.
-
-        Returns:
-            The gradient of each variable, `None` where the loss does not depend
-            on it; the mini-batch to report on; and the pass over it.
-        """
-        anchor = [tf.convert_to_tensor(v) for v in self.trainable_variables]
-        weight = entropy_sgd.data_weight
-        chain = entropy_sgd.chain(range(len(anchor)), _scalar_dtype(anchor))
-        state = chain.initial_state(anchor)
-        # The pass at x is the last one if data_weight is positive, else step 1.
-        last = entropy_sgd.minibatches_per_update - 1
-        batch = minibatch(last if weight else 0)
-        report = passes.run(self, anchor if weight else state.position, batch)
-        passes.commit(self, report.scope)
-        first_gradients = entropy_sgd.clip(report.gradients)
-        gradients = passes.scaled(first_gradients, weight)
-        if entropy_sgd.num_langevin_steps:
-            connected = [
-                i for i, g in enumerate(first_gradients) if g is not None
-            ]
-            entropy_gradients = self._run_chain(
-                entropy_sgd,
-                chain,
-                state,
-                minibatch,
-                anchor,
-                connected,
-                None if weight else first_gradients,
-            )
-            for i, gradient in zip(connected, entropy_gradients, strict=True):
-                gradients[i] = gradient + gradients[i] if weight else gradient
-        return gradients, batch, report
-
-    def _run_chain(
-        self,
-        entropy_sgd: optimizer_lib.EntropySGD,
-        chain: chain_lib.Chain,
-        state: chain_lib.State,
-        minibatch: Callable[[Any], Any],
-        anchor: list[tf.Tensor],
-        connected: list[int],
-        first_gradients: list[Any] | None,
-    ) -> list[tf.Tensor]:
-        """Runs the chain over the variables that the loss depends on.
-
-        Args:
-            entropy_sgd: The optimizer.
-            chain: The chain of all variables.
-            state: Where it starts.
-            minibatch: Returns the mini-batch of an index.
-            anchor: The trainable variables.
-            connected: Indices of those that the loss depends on.
-            first_gradients: Gradients of step 1, if they are known already.
-
-        Returns:
-            The entropy gradient of each connected variable.
-        """
-        seeds = passes.seed_states(self)
-
-        def gradient_function(
-            position: list[tf.Tensor], step: tf.Tensor, states: list[tf.Tensor]
-        ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-            everywhere = list(anchor)
-            for i, tensor in zip(connected, position, strict=True):
-                everywhere[i] = tensor
-            result = passes.run(
-                self,
-                everywhere,
-                minibatch(step - 1),
-                list(zip(seeds, states, strict=True)),
-            )
-            gradients = entropy_sgd.clip(result.gradients)
-            return (
-                [gradients[i] for i in connected],
-                [result.scope.get_current_value(v) for v in seeds],
-            )
-
-        chain, state = chain.of(connected), state.of(connected)
-        weights = [anchor[i] for i in connected]
-        if first_gradients is not None:
-            gradients = [first_gradients[i] for i in connected]
-            state = chain.advance(state, gradients, weights, step=1)
-        state, states = chain.run(
-            state,
-            gradient_function,
-            weights,
-            first_step=1 if first_gradients is None else 2,
-            last_step=entropy_sgd.num_langevin_steps,
-            carry=[tf.convert_to_tensor(v) for v in seeds],
-        )
-        for variable, value in zip(seeds, states, strict=True):
-            variable.assign(value)
-        return chain.entropy_gradient(weights, state)
-
-
-def _scalar_dtype(anchor: Sequence[tf.Tensor]) -> str:
-    wide = any(weights.dtype == tf.float64 for weights in anchor)
-    return "float64" if wide else "float32"

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from entropy_keras import chain
 from entropy_keras import clipping
-from entropy_keras import estimators
 from entropy_keras import hyperparameters
 from entropy_keras import noise
 from entropy_keras import samplers
@@ -171,6 +168,7 @@ class EntropySGD(keras.optimizers.Optimizer):
         self.outer_optimizer = hyperparameters.outer_optimizer(
             outer_optimizer, {"learning_rate": learning_rate, **outer_arguments}
         )
+        self._num_seed_states = 0
         self._takes_entropy_gradient = False
         hyperparameters.check_stability(self)
 
@@ -195,8 +193,24 @@ class EntropySGD(keras.optimizers.Optimizer):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The variables of this optimizer and of `outer_optimizer`."""
-        return super().variables + self.outer_optimizer.variables
+        """Those of this optimizer, of `outer_optimizer` and `seed_states`."""
+        # Keras adds `seed_states` to the first whenever they are set.
+        seeds = {id(variable) for variable in self.seed_states}
+        own = [v for v in super().variables if id(v) not in seeds]
+        return own + self.outer_optimizer.variables + self.seed_states
+
+    @property
+    def seed_states(self) -> list[keras.Variable]:
+        """State of the model's random seeds, saved with the optimizer's."""
+        count = self._num_seed_states
+        return [getattr(self, f"seed_state_{i}") for i in range(count)]
+
+    @seed_states.setter
+    def seed_states(self, variables: Sequence[keras.Variable]) -> None:
+        # As attributes, since TensorFlow's checkpoints find only those.
+        for i, variable in enumerate(variables):
+            setattr(self, f"seed_state_{i}", variable)
+        self._num_seed_states = len(variables)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the state; see `keras.optimizers.Optimizer`."""
@@ -212,37 +226,6 @@ class EntropySGD(keras.optimizers.Optimizer):
             shape=(), dtype="int32", aggregation="none", name="failure"
         )
         super().build(variables)
-
-    def chain(self, variable_indices: Sequence[int], dtype: str) -> chain.Chain:
-        """Returns the Langevin chain of the current update.
-
-        Args:
-            variable_indices: Indices of the variables that take part.
-            dtype: Type of the scalars, `"float32"` or `"float64"`.
-
-        Returns:
-            A chain with the hyper-parameters at this update.
-        """
-        update = tf.convert_to_tensor(self.iterations)
-        at, scalar = hyperparameters.at, hyperparameters.scalar
-        if self.langevin_learning_rate is None:
-            step_size = scalar(self.learning_rate, dtype)
-            step_size *= hyperparameters.TIED_STEP_RATIO
-        else:
-            step_size = scalar(at(self.langevin_learning_rate, update), dtype)
-        return chain.Chain(
-            sampler=self.sampler,
-            estimator=estimators.build(
-                self.estimator, self.averaging_rate, self.scale_by_scope
-            ),
-            step_size=step_size,
-            scope=scalar(at(self.scope, update), dtype),
-            temperature=self.temperature,
-            stationary_start=self.start == "stationary",
-            seed=self.seed,
-            update=update,
-            variable_indices=tuple(variable_indices),
-        )
 
     def clip(self, gradients: Sequence[Any]) -> list[Any]:
         """Clips one gradient of the loss as the arguments ask.

@@ -170,14 +170,29 @@ def test_another_key_changes_every_number(key):
 
 
 def test_no_two_keys_share_a_stream():
-    values = (0, 1, 2, 2**15)
-    large = (0, 1, 2**16, 2**31 - 1)
-    keys = itertools.product((0, 1, 2**32, -1), large, values, values)
-    first_draws = [
-        draw(1, seed=seed, update=update, step=step, variable=variable).numpy()
-        for seed, update, step, variable in keys
+    # Each bit of each field alone would find a field that runs into another.
+    bits = {"seed": 63, "update": 31, "step": 16, "variable": 16}
+    zero = dict.fromkeys(bits, 0)
+    keys = [
+        zero | {field: 2**bit}
+        for field, width in bits.items()
+        for bit in range(width)
     ]
-    assert len(np.unique(first_draws)) == 4**4
+    keys += [
+        dict(zip(bits, values, strict=True))
+        for values in itertools.product((-1, 0, 3), (0, 3), (0, 3), (0, 3))
+    ]
+    assert len(np.unique([draw(1, **key) for key in keys])) == len(keys)
+
+
+def test_no_two_draws_consist_of_the_same_numbers():
+    @tf.function
+    def largest(step):
+        return tf.math.top_k(draw(2**16, tf.float32, step=step), 8).values
+
+    # Two draws of the same numbers in another order would agree in these.
+    tops = np.stack([largest(tf.constant(step)) for step in range(1000)])
+    assert len(np.unique(tops, axis=0)) == len(tops)
 
 
 def test_float64_draws_have_the_resolution_of_float64():

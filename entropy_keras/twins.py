@@ -1,9 +1,9 @@
-"""Subclasses of `keras.Model` that are made from inputs and outputs.
+"""Twins of model classes: the same class with another behaviour besides.
 
-Keras turns such a class into a functional one by inserting its functional
-class below it, for good: a subclass with a `call` of its own, defined or made
-afterwards, no longer works. Here the class itself stays as it is, and models
-made from inputs and outputs belong to a twin of it.
+Keras turns a subclass of `keras.Model` that is made from inputs and outputs
+into a functional one by inserting its functional class below it, for good: a
+subclass with a `call` of its own, defined or made afterwards, no longer works.
+Here the class itself stays as it is, and such models belong to a twin of it.
 """
 
 import functools
@@ -37,19 +37,37 @@ def functional_class() -> type[keras.Model]:
 
 
 @functools.cache
-def functional_twin(cls: Any) -> type[keras.Model]:
+def functional_twin(cls: Any) -> Any:
     """Returns a model class with the behaviour of a functional model.
 
     Args:
         cls: A subclass of `keras.Model`.
 
     Returns:
-        A subclass of `cls` and of Keras's functional model, of the same name,
-        which files record in place of `cls`.
+        A subclass of `cls` and of Keras's functional model.
     """
+    return _twin(cls, functional_class())
+
+
+@functools.cache
+def extended_twin(cls: Any, extension: Any) -> Any:
+    """Returns a model class with the behaviour of another besides.
+
+    Args:
+        cls: A subclass of `keras.Model`, whose own methods win.
+        extension: Another one.
+
+    Returns:
+        A subclass of both.
+    """
+    return _twin(cls, extension)
+
+
+def _twin(cls: Any, base: Any) -> Any:
+    """Returns a subclass of both that files record in place of `cls`."""
     twin = type(
         cls.__name__,
-        (cls, functional_class()),
+        (cls, base),
         {"__module__": cls.__module__, "__doc__": cls.__doc__},
     )
     package, _, name = keras.saving.get_registered_name(cls).rpartition(">")
