@@ -21,7 +21,7 @@ STARTS = ("anchor", "stationary")
 NAMES = (
     "scope", "num_langevin_steps", "langevin_learning_rate", "temperature",
     "averaging_rate", "data_weight", "scale_by_scope", "estimator", "sampler",
-    "start", "share_batch", "seed",
+    "start", "share_batch", "seed", "diagnostics",
 )  # fmt: skip
 # Arguments of Keras's base class that describe the outer step, with their
 # values when they are not given.
@@ -80,6 +80,7 @@ def check(optimizer: Any) -> None:
          "positive with start='stationary', whose law has deviation "
          "sqrt(temperature / scope)"),
         ("share_batch", isinstance(o.share_batch, bool), "True or False"),
+        ("diagnostics", isinstance(o.diagnostics, bool), "True or False"),
         ("seed", validation.is_integer(o.seed, -2**63) and o.seed < 2**63,
          "a 64-bit integer or None"),
         *((name, getattr(o, name) is None or _is_positive(getattr(o, name)),

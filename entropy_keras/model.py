@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from entropy_keras import batching
+from entropy_keras import diagnostics
 from entropy_keras import guard
 from entropy_keras import optimizer as optimizer_lib
 from entropy_keras import passes
@@ -114,7 +115,16 @@ class EntropyModel(keras.Model):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Configures training; see `keras.Model.compile`."""
         super().compile(*args, **kwargs)
+        self._diagnostics = diagnostics.Diagnostics()
         self._entrust_seeds()
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Those of `keras.Model`, and the diagnostics if asked for."""
+        entropy_sgd = self._entropy_sgd() if self.compiled else None
+        if entropy_sgd is None or not entropy_sgd.diagnostics:
+            return super().metrics
+        return super().metrics + self._diagnostics.metrics
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Configures training as in a file; see `keras.Model`."""
@@ -223,11 +233,12 @@ class EntropyModel(keras.Model):
             return super().train_step(data)
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        gradients, batch, report = update.entropy_gradient(
-            self, entropy_sgd, minibatch
-        )
-        self._apply(entropy_sgd, gradients, report.loss)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        result = update.run(self, entropy_sgd, minibatch)
+        report = result.report
+        self._apply(entropy_sgd, result.gradients, report.loss)
+        if result.diagnostics is not None:
+            self._diagnostics.update_state(result.diagnostics)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(result.batch)
         loss_tracker = next(m for m in self.metrics if m.name == "loss")
         loss_tracker.update_state(
             report.loss, sample_weight=batching.num_samples(x)

@@ -89,6 +89,8 @@ class EntropySGD(keras.optimizers.Optimizer):
         outer_optimizer: The `keras.optimizers.Optimizer` of the outer step.
             Defaults to plain `SGD` at `learning_rate`.
         seed: Seed of the noise, an integer. Defaults to a random one.
+        diagnostics: Whether to report the inner loop as metrics, listed in
+            `diagnostics.Diagnostics`.
         clipnorm: Largest norm of the gradient of each variable. Clipping acts
             on each gradient of the loss, in the inner loop and outside of it.
         clipvalue: Largest absolute value of each entry of a gradient.
@@ -121,6 +123,9 @@ class EntropySGD(keras.optimizers.Optimizer):
         Descent Into Wide Valleys", arXiv:1611.01838v1, 2016.
     """
 
+    _num_seed_states = 0
+    _takes_entropy_gradient = False
+
     def __init__(
         self,
         learning_rate: Any = None,
@@ -137,6 +142,7 @@ class EntropySGD(keras.optimizers.Optimizer):
         share_batch: bool = False,
         outer_optimizer: keras.optimizers.Optimizer | None = None,
         seed: int | None = None,
+        diagnostics: bool = False,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
@@ -161,6 +167,7 @@ class EntropySGD(keras.optimizers.Optimizer):
         self.sampler = samplers.get(sampler)
         self.start = start
         self.share_batch = share_batch
+        self.diagnostics = diagnostics
         # From where Keras draws its seeds, so `set_random_seed` governs it.
         self.seed = random.randint(1, 10**9) if seed is None else seed
         hyperparameters.check(self)
@@ -168,8 +175,6 @@ class EntropySGD(keras.optimizers.Optimizer):
         self.outer_optimizer = hyperparameters.outer_optimizer(
             outer_optimizer, {"learning_rate": learning_rate, **outer_arguments}
         )
-        self._num_seed_states = 0
-        self._takes_entropy_gradient = False
         hyperparameters.check_stability(self)
 
     @property

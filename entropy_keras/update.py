@@ -2,23 +2,43 @@
 
 from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from entropy_keras import chain as chain_lib
+from entropy_keras import diagnostics
 from entropy_keras import estimators
 from entropy_keras import hyperparameters
 from entropy_keras import optimizer as optimizer_lib
 from entropy_keras import passes
 
 
-def entropy_gradient(
+class Update(NamedTuple):
+    """What one update yields.
+
+    Attributes:
+        gradients: What the outer optimizer takes: one tensor per trainable
+            variable, `None` where the loss does not depend on it.
+        batch: The mini-batch to report on.
+        report: The pass over it.
+        diagnostics: One scalar per metric of `diagnostics.Diagnostics`; `None`
+            unless they are asked for.
+    """
+
+    gradients: list[Any]
+    batch: Any
+    report: passes.Pass
+    diagnostics: list[tf.Tensor] | None
+
+
+def run(
     model: keras.Model,
     entropy_sgd: optimizer_lib.EntropySGD,
     minibatch: Callable[[Any], Any],
-) -> tuple[list[Any], Any, passes.Pass]:
-    """Returns the gradient that the outer optimizer takes.
+) -> Update:
+    """Computes one update, and leaves it to the caller to apply it.
 
     Args:
         model: The model.
@@ -26,8 +46,7 @@ def entropy_gradient(
         minibatch: Returns the mini-batch of an index.
 
     Returns:
-        The gradient of each variable, `None` where the loss does not depend
-        on it; the mini-batch to report on; and the pass over it.
+        The update. State that is not trained has been updated already.
     """
     anchor = [tf.convert_to_tensor(v) for v in model.trainable_variables]
     weight = entropy_sgd.data_weight
@@ -40,21 +59,26 @@ def entropy_gradient(
     passes.commit(model, report.scope)
     first_gradients = entropy_sgd.clip(report.gradients)
     gradients = passes.scaled(first_gradients, weight)
-    if entropy_sgd.num_langevin_steps:
-        connected = [i for i, g in enumerate(first_gradients) if g is not None]
-        entropy_gradients = _run_chain(
-            model,
-            entropy_sgd,
-            chain,
-            state,
-            minibatch,
-            anchor,
-            connected,
-            None if weight else first_gradients,
+    if not entropy_sgd.num_langevin_steps:
+        return Update(gradients, batch, report, None)
+    connected = [i for i, g in enumerate(first_gradients) if g is not None]
+    known = [first_gradients[i] for i in connected]
+    chain, state = chain.of(connected), state.of(connected)
+    state = _run_chain(
+        model, entropy_sgd, chain, state, minibatch, anchor,
+        connected, None if weight else known,
+    )  # fmt: skip
+    weights = [anchor[i] for i in connected]
+    force = chain.entropy_gradient(weights, state)
+    for i, gradient in zip(connected, force, strict=True):
+        gradients[i] = gradient + gradients[i] if weight else gradient
+    measured = None
+    if entropy_sgd.diagnostics:
+        count = (entropy_sgd.iterations + 1) * entropy_sgd.gradients_per_update
+        measured = diagnostics.measure(
+            chain, state, weights, force, known, count
         )
-        for i, gradient in zip(connected, entropy_gradients, strict=True):
-            gradients[i] = gradient + gradients[i] if weight else gradient
-    return gradients, batch, report
+    return Update(gradients, batch, report, measured)
 
 
 def _run_chain(
@@ -66,21 +90,21 @@ def _run_chain(
     anchor: list[tf.Tensor],
     connected: list[int],
     first_gradients: list[Any] | None,
-) -> list[tf.Tensor]:
+) -> chain_lib.State:
     """Runs the chain over the variables that the loss depends on.
 
     Args:
         model: The model.
         entropy_sgd: The optimizer.
-        chain: The chain of all variables.
+        chain: The chain of the variables that take part.
         state: Where it starts.
         minibatch: Returns the mini-batch of an index.
         anchor: The trainable variables.
-        connected: Indices of those that the loss depends on.
-        first_gradients: Gradients of step 1, if they are known already.
+        connected: Indices of those that the loss depends on and that take part.
+        first_gradients: Their gradients at step 1, if known already.
 
     Returns:
-        The entropy gradient of each connected variable.
+        Where the chain ends.
     """
     seeds = passes.seed_states(model)
 
@@ -102,11 +126,9 @@ def _run_chain(
             [result.scope.get_current_value(v) for v in seeds],
         )
 
-    chain, state = chain.of(connected), state.of(connected)
     weights = [anchor[i] for i in connected]
     if first_gradients is not None:
-        gradients = [first_gradients[i] for i in connected]
-        state = chain.advance(state, gradients, weights, step=1)
+        state = chain.advance(state, first_gradients, weights, step=1)
     state, states = chain.run(
         state,
         gradient_function,
@@ -117,7 +139,7 @@ def _run_chain(
     )
     for variable, value in zip(seeds, states, strict=True):
         variable.assign(value)
-    return chain.entropy_gradient(weights, state)
+    return state
 
 
 def _chain(
