@@ -68,8 +68,8 @@ class EntropyModel(keras.Model):
             model: Any model. A Sequential one has to be built.
 
         Returns:
-            An `EntropyModel` that shares its weights with `model`. It keeps
-            the precision policy; a functional one is not compiled.
+            An `EntropyModel` that shares its weights and precision policy with
+            `model`, to be compiled.
 
         Raises:
             ValueError: If `model` is not a model, not built, or has a
@@ -108,6 +108,7 @@ class EntropyModel(keras.Model):
                 old: Any = type(model)
                 new_class: Any = cls
                 model.__class__ = twins.extended_twin(old, new_class)
+                model.compiled = False
             return model
         new.dtype_policy = model.dtype_policy
         return new
@@ -115,6 +116,14 @@ class EntropyModel(keras.Model):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Configures training; see `keras.Model.compile`."""
         super().compile(*args, **kwargs)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        validation.require(
+            replicas == 1 or self._entropy_sgd() is None,
+            "optimizer",
+            "another than EntropySGD under a strategy of several replicas, "
+            "where it is not supported yet",
+            f"EntropySGD with {replicas} replicas",
+        )
         self._diagnostics = diagnostics.Diagnostics()
         self._entrust_seeds()
 
@@ -191,6 +200,14 @@ class EntropyModel(keras.Model):
                 bound.arguments.get("callbacks"), entropy_sgd
             )
         return super().fit(*bound.args, **bound.kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the logs of one update from a group; see `keras.Model`."""
+        logs = super().train_on_batch(*args, **kwargs)
+        entropy_sgd = self._entropy_sgd()
+        if entropy_sgd is not None:
+            guard.raise_on_failure(entropy_sgd)
+        return logs
 
     def _build_for(self, arguments: dict[str, Any]) -> None:
         """Creates all variables before the train step is traced.

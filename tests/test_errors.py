@@ -1,5 +1,8 @@
 """Bad input: an error that names the argument, its value and the cure."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -174,6 +177,44 @@ def test_from_model_of_an_unbuilt_sequential():
     model = keras.Sequential([keras.layers.Dense(1)])
     with pytest.raises(ValueError, match="`model` must be built"):
         entropy_keras.EntropyModel.from_model(model)
+
+
+def test_from_model_of_a_model_with_its_own_train_step():
+    class Own(keras.Model):
+        def train_step(self, data):
+            return {}
+
+    with pytest.raises(ValueError, match="without a `train_step` of its own"):
+        entropy_keras.EntropyModel.from_model(Own())
+
+
+def test_a_number_that_is_not_finite_on_one_batch():
+    model = model_of()
+    with pytest.raises(FloatingPointError, match="loss is not finite"):
+        model.train_on_batch(X * np.nan, Y)
+    model.train_on_batch(X, Y)  # the flag is down again
+
+
+@pytest.mark.slow
+def test_several_replicas_are_refused():
+    script = """if True:
+        import keras, tensorflow as tf, entropy_keras
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+            inputs = keras.Input([2])
+            model = entropy_keras.EntropyModel(inputs, inputs)
+            model.compile("sgd", loss="mse")
+            model.compile(entropy_keras.EntropySGD(), loss="mse")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Received: optimizer=EntropySGD with 2 replicas" in result.stderr
 
 
 def test_from_model_of_something_else():
