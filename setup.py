@@ -16,7 +16,7 @@ TRAINERS = [
     "matplotlib>=3.9",
     "mlxtend>=0.23",
     "tensorboard>=2.19",
-    "tensorflow-datasets>=4.9.6",
+    "tensorflow-datasets>=4.9.10",
 ]
 
 setuptools.setup(
@@ -47,10 +47,11 @@ setuptools.setup(
         "cuda": ["tensorflow[and-cuda]>=2.21"],
         "test": [
             *TRAINERS,
-            "codespell>=2.3",
-            "mypy>=1.13",
+            "codespell>=2.4",
+            "mypy>=2.4",
             "pytest>=8.3",
-            "ruff>=0.8",
+            "ruff>=0.17",
+            "scikit-learn>=1.9",
             "scipy>=1.14",
         ],
     },

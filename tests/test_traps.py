@@ -344,7 +344,7 @@ def test_an_interruption_leaves_x():
         np.testing.assert_array_equal(actual, expected)
 
 
-# 9. Batch statistics and random seeds.
+# 9. What belongs to x alone, and random seeds.
 
 
 @pytest.mark.parametrize("data_weight", [0.0, 0.5])
@@ -354,8 +354,8 @@ def test_batch_statistics_move_once_per_update_as_reported(data_weight):
     hidden = keras.layers.BatchNormalization(momentum=0.75)(hidden)
     model = entropy_keras.EntropyModel(inputs, keras.layers.Dense(1)(hidden))
     optimizer = entropy_keras.EntropySGD(
-        learning_rate=1.0,
-        langevin_learning_rate=0.5,
+        learning_rate=0.25,
+        langevin_learning_rate=0.05,
         num_langevin_steps=3,
         data_weight=data_weight,
     )
@@ -377,6 +377,34 @@ def test_batch_statistics_move_once_per_update_as_reported(data_weight):
         np.testing.assert_allclose(
             normalization.moving_variance, variance, 1e-4
         )
+
+
+@pytest.mark.parametrize("data_weight", [0.0, 0.5])
+def test_loss_and_metrics_are_those_at_x(data_weight):
+    inputs = keras.Input([2])
+    outputs = keras.layers.Dense(1, use_bias=False)(inputs)
+    model = entropy_keras.EntropyModel(inputs, outputs)
+    optimizer = entropy_keras.EntropySGD(
+        learning_rate=0.0,  # x stays, while the chain moves
+        langevin_learning_rate=0.5,
+        num_langevin_steps=3,
+        data_weight=data_weight,
+    )
+    model.compile(optimizer, loss="mse", metrics=["mae"])
+    rng, rows = np.random.default_rng(0), optimizer.gradients_per_update
+    x, y = rng.normal(size=[2 * rows, 4, 2]), rng.normal(size=[2 * rows, 4, 1])
+    history = model.fit(
+        x.reshape(-1, 2),
+        y.reshape(-1, 1),
+        batch_size=4,
+        shuffle=False,
+        verbose=0,
+    ).history
+    # Of the first mini-batch of each group, or of the last for the data term.
+    reported = slice(rows - 1 if data_weight else 0, None, rows)
+    errors = x[reported] @ model.get_weights()[0] - y[reported]
+    assert history["loss"] == [pytest.approx((errors**2).mean(), rel=1e-5)]
+    assert history["mae"] == [pytest.approx(abs(errors).mean(), rel=1e-5)]
 
 
 class Masks(keras.layers.Layer):
