@@ -26,13 +26,13 @@ def clip(
 
     Example:
     >>> gradient = clip(
-    ...     [tf.constant([3.0, 4.0])],
-    ...     clipnorm=1.0,
-    ...     clipvalue=None,
+    ...     [tf.constant([-2.0, 0.25])],
+    ...     clipnorm=None,
+    ...     clipvalue=0.5,
     ...     global_clipnorm=None,
     ... )
-    >>> gradient[0].numpy().round(6).tolist()
-    [0.6, 0.8]
+    >>> gradient[0].numpy().tolist()
+    [-0.5, 0.25]
     """
     if global_clipnorm is not None:
         return tf.clip_by_global_norm(gradients, global_clipnorm)[0]
