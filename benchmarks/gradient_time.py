@@ -41,7 +41,7 @@ _STEPS = flags.DEFINE_integer(
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "Rounds.", lower_bound=3)
 _UPDATES = flags.DEFINE_integer(
-    "updates", 6, "Updates of each variant in a round.", lower_bound=1
+    "updates", 60, "Updates of each variant in a round.", lower_bound=1
 )
 _JIT = flags.DEFINE_bool("jit", True, "Whether to time XLA as well.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
