@@ -1,5 +1,7 @@
 """Schedules of the scope over the updates of a run."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -80,7 +82,9 @@ class ExponentialScope(keras.optimizers.schedules.LearningRateSchedule):
             A scalar tensor of Keras's float type.
         """
         update = tf.cast(step, keras.config.floatx())
-        scope = self.initial_scope * (1.0 + self.growth_rate) ** update
+        # Not a power: its base would be rounded, once per update.
+        growth = tf.exp(update * math.log1p(self.growth_rate))
+        scope = self.initial_scope * growth
         if self.maximum_scope is not None:
             scope = tf.minimum(scope, self.maximum_scope)
         return scope

@@ -200,7 +200,7 @@ def gibbs_mean(function, anchor, scope, temperature):
 # iterating its transition density on a grid.
 @pytest.mark.parametrize(("temperature", "order"), [(1.0, 0.13), (0.25, 0.05)])
 def test_both_estimators_equal_quadrature(temperature, order):
-    scope, at, step_size, num_chains = 1.0, -1.0, 0.02, 20000
+    scope, at, step_size, num_chains = 1.0, -1.0, 0.02, 10000
 
     def exact(temperature):
         mean = gibbs_mean(lambda x: x, at, scope, temperature)

@@ -137,6 +137,8 @@ def test_from_model_keeps_dict_inputs_and_outputs():
     history = model.fit(x, y, batch_size=8, epochs=4, verbose=0).history
     assert {"loss", "sum_loss", "class_loss", "class_accuracy"} <= set(history)
     assert history["loss"][-1] < history["loss"][0]
+    parts = np.add(history["sum_loss"], history["class_loss"])
+    np.testing.assert_allclose(parts, history["loss"], rtol=0.05)
     assert set(model.predict(x, verbose=0)) == {"sum", "class"}
 
 
