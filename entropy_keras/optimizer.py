@@ -254,7 +254,6 @@ class EntropySGD(keras.optimizers.Optimizer):
 
         Outside of this context `apply` refuses, since a gradient of the loss
         would silently turn the method into its outer optimizer.
-
         """
         self._takes_entropy_gradient = True
         try:

@@ -37,21 +37,18 @@ class Checkpoint(keras.callbacks.Callback):
         self.path = workdir / FILE_NAME
         self.rows: list[dict[str, Any]] = []
 
-    def restore(self, model: keras.Model) -> int:
-        """Restores a compiled model from the file, if there is one.
+    def restore(self, model: keras.Model) -> None:
+        """Restores a compiled model and `rows` from the file, if there is one.
 
         Args:
             model: The model, built and compiled as when it was saved.
-
-        Returns:
-            The number of epochs already trained.
 
         Raises:
             ValueError: If the file belongs to another model or optimizer.
         """
         model.optimizer.build(model.trainable_variables)
         if not self.path.exists():
-            return 0
+            return
         with np.load(self.path) as arrays:
             values = [arrays[f"v{i}"] for i in range(len(arrays.files) - 1)]
             self.rows = json.loads(str(arrays["rows"]))
@@ -64,7 +61,6 @@ class Checkpoint(keras.callbacks.Callback):
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return len(self.rows)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the checkpoint.
