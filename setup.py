@@ -11,9 +11,16 @@ VERSION = re.search(
     (ROOT / "entropy_keras" / "version.py").read_text(encoding="utf-8"),
 )
 
-TRAINERS = [
-    "absl-py>=2.1",
+LANDSCAPE = [
     "matplotlib>=3.9",
+    "psutil>=6",
+    "scipy>=1.14",
+    "tensorflow-probability>=0.25",
+]
+
+TRAINERS = [
+    *LANDSCAPE,
+    "absl-py>=2.1",
     "mlxtend>=0.23",
     "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.10",
@@ -39,10 +46,11 @@ setuptools.setup(
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=["entropy_keras", "trainers"],
+    packages=["entropy_keras", "entropy_keras.landscape", "trainers"],
     python_requires=">=3.11",
     install_requires=["keras>=3.15", "numpy>=1.26", "tensorflow>=2.21"],
     extras_require={
+        "landscape": LANDSCAPE,
         "trainers": TRAINERS,
         "cuda": ["tensorflow[and-cuda]>=2.21"],
         "test": [
@@ -52,7 +60,6 @@ setuptools.setup(
             "pytest>=8.3",
             "ruff>=0.17",
             "scikit-learn>=1.9",
-            "scipy>=1.14",
         ],
     },
 )

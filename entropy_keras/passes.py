@@ -58,13 +58,13 @@ def run(
         keras.StatelessScope([*mapping, *state], collect_losses=True) as scope,
     ):
         tape.watch(position)
-        predictions = model(x, **_training_argument(model.call))
+        predictions = model(x, **training_argument(model.call))
         loss = model.compute_loss(
             x,
             y,
             predictions,
             sample_weight,
-            **_training_argument(model.compute_loss),
+            **training_argument(model.compute_loss),
         )
         scaled_loss = model.optimizer.scale_loss(loss)
     gradients = [
@@ -129,6 +129,17 @@ def scaled(gradients: Sequence[Any], factor: Any) -> list[Any]:
     return [None if g is None else g * factor for g in gradients]
 
 
-def _training_argument(function: Callable[..., Any]) -> dict[str, bool]:
+def training_argument(
+    function: Callable[..., Any], training: bool = True
+) -> dict[str, bool]:
+    """Returns `training` as a keyword argument if a function takes it.
+
+    Args:
+        function: A model's `call` or `compute_loss`, which users override.
+        training: Its value.
+
+    Returns:
+        Keyword arguments for `function`.
+    """
     takes_training = "training" in inspect.signature(function).parameters
-    return {"training": True} if takes_training else {}
+    return {"training": training} if takes_training else {}

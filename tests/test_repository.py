@@ -14,7 +14,7 @@ PACKAGES = ("entropy_keras", "trainers")
 MODULES = sorted(
     path
     for package in PACKAGES
-    for path in (ROOT / package).glob("*.py")
+    for path in (ROOT / package).glob("**/*.py")
     if path != ROOT / "trainers" / "__init__.py"
 )
 

@@ -1,0 +1,286 @@
+"""The mean loss of a model over data, as a pure function of its weights."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from entropy_keras import passes
+from entropy_keras.validation import is_integer
+from entropy_keras.validation import require
+
+
+class Objective:
+    """The loss that the functions of this package look at.
+
+    It is the mean over all samples of the compiled (or given) loss, plus the
+    regularization losses of the model, as a function of one vector that holds
+    the trainable weights one variable after another. The model itself is never
+    changed: neither its weights nor its statistics, metrics or seeds.
+
+    Args:
+        model: A built Keras model, trained by whatever optimizer.
+        data: `(x, y)` or `(x, y, sample_weight)`, arrays or structures of
+            them, or a finite, batched `tf.data.Dataset` of such tuples. All of
+            it is held in memory.
+        loss: Loss by name, as a function or as a `keras.losses.Loss`; `None`
+            for the loss that the model is compiled with. A `keras.losses.Loss`
+            computes in its own dtype, float32 unless it says otherwise; the
+            others in that of the weights.
+        batch_size: Samples per batch when `data` are arrays. The result does
+            not depend on it; time and memory do.
+        training: Whether layers run as in training. Batch normalization then
+            uses the statistics of each batch, and dropout drops the same units
+            at every evaluation.
+
+    Attributes:
+        variables: The trainable variables.
+        num_parameters: Number of trainable weights, n.
+        num_samples: Number of samples.
+        dtype: Name of the dtype of the weights.
+
+    Raises:
+        ValueError: If the model is not built or has no trainable weight, if
+            there is no loss, or if `data` is empty, endless or not such a
+            structure.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    >>> data = np.ones([3, 2], "float32"), np.zeros([3, 1], "float32")
+    >>> objective = Objective(model, data, loss="mse", batch_size=2)
+    >>> objective.num_parameters, objective.num_samples
+    (3, 3)
+    >>> round(float(objective.value(tf.constant([1.0, 1.0, 0.5]))), 4)
+    6.25
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Any,
+        loss: Any = None,
+        *,
+        batch_size: int = 1000,
+        training: bool = False,
+    ) -> None:
+        require(
+            isinstance(model, keras.Model) and model.built,
+            "model",
+            "a built Keras model; call it on a batch first",
+            model,
+        )
+        require(
+            bool(model.trainable_variables),
+            "model",
+            "a model with trainable weights",
+            f"{model.name}, whose weights are all frozen",
+        )
+        require(
+            loss is not None or model.compiled,
+            "loss",
+            "given, or the model compiled with one",
+            loss,
+        )
+        require(
+            is_integer(batch_size, 1),
+            "batch_size",
+            "a positive integer",
+            batch_size,
+        )
+        self.variables: list[keras.Variable] = model.trainable_variables
+        self.batches = _batches(data, batch_size)
+        sizes = [_length(batch) for batch in self.batches]
+        self.num_samples = sum(sizes)
+        self.dtype: str = self.variables[0].dtype
+        self._shares = [
+            tf.constant(size / self.num_samples, self.dtype) for size in sizes
+        ]
+        self._model = model
+        self._training = training
+        self._loss = None if loss is None else _as_loss(loss, self.dtype)
+        self._shapes = [tuple(v.shape) for v in self.variables]
+        self.sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self.num_parameters = sum(self.sizes)
+        self.value = self.mean(self.batch_loss)
+        self.gradient = self.mean(self._batch_gradient)
+
+    def position(self) -> tf.Tensor:
+        """Returns the current weights of the model, of shape `[n]`."""
+        return self.join([variable.value for variable in self.variables])
+
+    def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns one vector out of tensors shaped like the variables.
+
+        Args:
+            tensors: As many as there are variables, or the last of them.
+
+        Returns:
+            Their entries, one tensor after another.
+        """
+        return tf.concat(
+            [tf.cast(tf.reshape(t, [-1]), self.dtype) for t in tensors], 0
+        )
+
+    def split(self, vector: tf.Tensor) -> list[tf.Tensor]:
+        """Returns tensors shaped like the variables; inverse of `join`.
+
+        Args:
+            vector: Of shape `[n]`.
+
+        Returns:
+            As many tensors as there are variables, of their dtypes.
+        """
+        return [
+            tf.cast(tf.reshape(part, variable.shape), variable.dtype)
+            for part, variable in zip(
+                tf.split(vector, self.sizes), self.variables, strict=True
+            )
+        ]
+
+    def batch_loss(self, position: tf.Tensor, batch: Any) -> tf.Tensor:
+        """Returns the loss of one batch.
+
+        Args:
+            position: Weights, of shape `[n]`.
+            batch: One of `batches`.
+
+        Returns:
+            A scalar.
+        """
+        _, loss = self.forward(self.split(position), batch)
+        return loss
+
+    def forward(
+        self,
+        weights: Sequence[tf.Tensor],
+        batch: Any,
+        through: Callable[[Any], Any] = lambda predictions: predictions,
+    ) -> tuple[Any, tf.Tensor]:
+        """Evaluates the model and its loss, and assigns nothing.
+
+        Args:
+            weights: Values that stand in for the variables.
+            batch: One of `batches`.
+            through: What the loss sees of the predictions.
+
+        Returns:
+            The predictions, passed through `through`, and the scalar loss.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        model, training = self._model, self._training
+        mapping = list(zip(self.variables, weights, strict=True))
+        with keras.StatelessScope(mapping, collect_losses=True):
+            predictions = through(
+                model(x, **passes.training_argument(model.call, training))
+            )
+            if self._loss is None:
+                loss = model.compute_loss(
+                    x,
+                    y,
+                    predictions,
+                    sample_weight,
+                    **passes.training_argument(model.compute_loss, training),
+                )
+            else:
+                loss = self._loss(y, predictions, sample_weight=sample_weight)
+                for term in model.losses:
+                    loss += tf.cast(term, loss.dtype)
+        return predictions, tf.cast(loss, self.dtype)
+
+    def _batch_gradient(self, position: tf.Tensor, batch: Any) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(position)
+            loss = self.batch_loss(position, batch)
+        return tape.gradient(
+            loss, position, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    def mean(
+        self, function: Callable[..., tf.Tensor]
+    ) -> Callable[..., tf.Tensor]:
+        """Averages a function of a batch over the data, compiled.
+
+        It is never compiled with XLA: second derivatives of max pooling are
+        wrong there (it compares only half of each number's bits), and on a CPU
+        convolutions are several times slower.
+
+        Args:
+            function: Takes tensors and a batch, returns a tensor.
+
+        Returns:
+            A function of those tensors: the mean over the batches, each
+            weighted by its number of samples.
+        """
+        compiled = tf.function(function, jit_compile=False, autograph=False)
+
+        def averaged(*tensors: Any) -> tf.Tensor:
+            total = 0.0
+            for share, batch in zip(self._shares, self.batches, strict=True):
+                total += share * compiled(*tensors, batch)
+            return total
+
+        return averaged
+
+
+def _batches(data: Any, batch_size: int) -> list[Any]:
+    """Returns the batches of the data, as tensors in memory.
+
+    Args:
+        data: See `Objective`.
+        batch_size: Samples per batch of arrays.
+
+    Returns:
+        A list of tuples.
+
+    Raises:
+        ValueError: If `data` is not such a structure.
+    """
+    form = "arrays `(x, y)` or a finite, batched `tf.data.Dataset` of them"
+    if isinstance(data, tf.data.Dataset):
+        endless = data.cardinality() == tf.data.INFINITE_CARDINALITY
+        require(not bool(endless), "data", f"{form}; `take` a part", data)
+        batches = list(data)
+        require(bool(batches), "data", "not empty", data)
+        return batches
+    require(isinstance(data, tuple), "data", form, type(data).__name__)
+    data = keras.tree.map_structure(tf.convert_to_tensor, data)
+    lengths = {
+        len(leaf) if leaf.shape.rank else 0 for leaf in keras.tree.flatten(data)
+    }
+    require(
+        len(lengths) == 1 and lengths != {0},
+        "data",
+        "arrays of one and the same positive length",
+        f"lengths {sorted(lengths)}",
+    )
+    (length,) = lengths
+
+    def part(start: int) -> Any:
+        return keras.tree.map_structure(
+            lambda array: array[start : start + batch_size], data
+        )
+
+    return [part(start) for start in range(0, length, batch_size)]
+
+
+def _length(batch: Any) -> int:
+    return int(keras.tree.flatten(batch)[0].shape[0])
+
+
+class _Mean(keras.losses.Loss):
+    """The mean over samples of a function of labels and predictions."""
+
+    def __init__(self, function: Callable[..., Any], dtype: str) -> None:
+        super().__init__(name="mean", dtype=dtype)
+        self._function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self._function(y_true, y_pred)
+
+
+def _as_loss(loss: Any, dtype: str) -> keras.losses.Loss:
+    loss = keras.losses.get(loss)
+    return loss if isinstance(loss, keras.losses.Loss) else _Mean(loss, dtype)

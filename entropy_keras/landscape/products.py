@@ -1,0 +1,265 @@
+"""Products of the Hessian and of the Gauss-Newton matrix with vectors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.sparse.linalg import LinearOperator
+
+from entropy_keras.landscape.objective import Objective
+from entropy_keras.validation import require
+
+
+def hessian_vector_product(
+    model: Any, data: Any, vector: Any, loss: Any = None, **options: Any
+) -> np.ndarray:
+    """Multiplies the Hessian of the mean loss by a vector.
+
+    Each call compiles anew; for many products, make a `hessian_operator`.
+
+    Args:
+        model: See `Objective`, as for `data`, `loss` and the options.
+        data: The samples.
+        vector: Of shape `[n]`: entries in the order of
+            `model.trainable_variables`, each flattened.
+        loss: The loss; `None` for the compiled one.
+        **options: `batch_size` and `training`.
+
+    Returns:
+        The product, of shape `[n]`, in the dtype of the weights.
+
+    Raises:
+        ValueError: If `vector` is not of that shape; see also `Objective`.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> model = keras.Sequential(
+    ...     [keras.Input([2]), keras.layers.Dense(1, use_bias=False)]
+    ... )
+    >>> data = np.array([[1.0, 2.0]], "float32"), np.array([[0.0]], "float32")
+    >>> landscape.hessian_vector_product(model, data, [1.0, 0.0], "mse")
+    array([2., 4.], dtype=float32)
+
+    References:
+        Pearlmutter, "Fast exact multiplication by the Hessian", 1994.
+    """
+    return _product(hessian_operator(model, data, loss, **options), vector)
+
+
+def gauss_newton_vector_product(
+    model: Any, data: Any, vector: Any, loss: Any = None, **options: Any
+) -> np.ndarray:
+    """Multiplies the generalized Gauss-Newton matrix by a vector.
+
+    The matrix is J' H J, with the Jacobian J of the predictions by the weights
+    and the Hessian H of the loss by the predictions, plus the Hessian of
+    whatever the loss takes from the weights directly, such as weight decay.
+    For a convex loss it is positive semi-definite, and where the model is
+    linear it is the Hessian.
+
+    Args:
+        model: See `Objective`, as for `data`, `loss` and the options.
+        data: The samples.
+        vector: As for `hessian_vector_product`.
+        loss: The loss; `None` for the compiled one.
+        **options: `batch_size` and `training`.
+
+    Returns:
+        The product, of shape `[n]`, in the dtype of the weights.
+
+    Raises:
+        ValueError: If `vector` is not of that shape; see also `Objective`.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> model = keras.Sequential(
+    ...     [keras.Input([2]), keras.layers.Dense(1, use_bias=False)]
+    ... )
+    >>> data = np.array([[1.0, 2.0]], "float32"), np.array([[0.0]], "float32")
+    >>> landscape.gauss_newton_vector_product(model, data, [1.0, 0.0], "mse")
+    array([2., 4.], dtype=float32)
+
+    References:
+        Schraudolph, "Fast curvature matrix-vector products for second-order
+        gradient descent", 2002.
+    """
+    return _product(gauss_newton_operator(model, data, loss, **options), vector)
+
+
+def hessian_operator(
+    model: Any, data: Any, loss: Any = None, **options: Any
+) -> LinearOperator:
+    """Returns the Hessian of the mean loss as a linear operator of SciPy.
+
+    Any solver that takes a `scipy.sparse.linalg.LinearOperator` can use it:
+    `eigsh`, `cg`, `lobpcg` and so on. It stands for the weights that the model
+    has at the time of this call.
+
+    Args:
+        model: See `Objective`, as for `data`, `loss` and the options.
+        data: The samples.
+        loss: The loss; `None` for the compiled one.
+        **options: `batch_size` and `training`.
+
+    Returns:
+        A symmetric operator of shape `[n, n]`.
+
+    Raises:
+        ValueError: See `Objective`.
+
+    Example:
+    >>> from scipy.sparse.linalg import eigsh
+    >>> from entropy_keras import landscape
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    >>> data = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
+    >>> operator = landscape.hessian_operator(model, data, loss="mse")
+    >>> round(float(eigsh(operator, 1)[0][0]), 4)
+    3.0
+    """
+    objective = Objective(model, data, loss, **options)
+    return operator(objective, hessian_product(objective))
+
+
+def gauss_newton_operator(
+    model: Any, data: Any, loss: Any = None, **options: Any
+) -> LinearOperator:
+    """Returns the Gauss-Newton matrix as a linear operator of SciPy.
+
+    Args:
+        model: See `Objective`, as for `data`, `loss` and the options.
+        data: The samples.
+        loss: The loss; `None` for the compiled one.
+        **options: `batch_size` and `training`.
+
+    Returns:
+        A symmetric operator of shape `[n, n]`; see
+        `gauss_newton_vector_product` for what it is.
+
+    Raises:
+        ValueError: See `Objective`.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    >>> data = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
+    >>> landscape.gauss_newton_operator(model, data, loss="mse").shape
+    (3, 3)
+    """
+    objective = Objective(model, data, loss, **options)
+    return operator(objective, gauss_newton_product(objective))
+
+
+Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def hessian_product(objective: Objective) -> Product:
+    """Returns the function from position and vector to Hessian times vector.
+
+    Args:
+        objective: The loss.
+
+    Returns:
+        A compiled function of two vectors, by reverse over reverse
+        differentiation: the mode that works through every layer of Keras.
+    """
+
+    def product(
+        position: tf.Tensor, vector: tf.Tensor, batch: Any
+    ) -> tf.Tensor:
+        with tf.GradientTape() as outer:
+            outer.watch(position)
+            with tf.GradientTape() as inner:
+                inner.watch(position)
+                loss = objective.batch_loss(position, batch)
+            gradient = _gradient(inner, loss, position)
+        return _gradient(outer, gradient, position, vector)
+
+    return objective.mean(product)
+
+
+def gauss_newton_product(objective: Objective) -> Product:
+    """Returns the function from position and vector to Gauss-Newton times it.
+
+    Args:
+        objective: The loss.
+
+    Returns:
+        A compiled function of two vectors.
+    """
+
+    def product(
+        position: tf.Tensor, vector: tf.Tensor, batch: Any
+    ) -> tf.Tensor:
+        with tf.GradientTape(persistent=True) as pull:
+            pull.watch(position)
+            outputs, _ = objective.forward(objective.split(position), batch)
+            outputs = keras.tree.flatten(outputs)
+        # J' u is linear in u, so its derivative along `vector` is J v.
+        directions = [tf.zeros_like(output) for output in outputs]
+        with tf.GradientTape() as push:
+            push.watch(directions)
+            pulled = _gradient(pull, outputs, position, directions)
+        pushed = _gradient(push, pulled, directions, vector)
+
+        # The loss by the predictions and by the weights, each held apart.
+        free = [tf.stop_gradient(output) for output in outputs]
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch([position, *free])
+            with tf.GradientTape() as inner:
+                inner.watch([position, *free])
+                _, loss = objective.forward(
+                    objective.split(position),
+                    batch,
+                    through=lambda y: keras.tree.pack_sequence_as(y, free),
+                )
+            direct, *by_outputs = _gradient(inner, loss, [position, *free])
+        curved = _gradient(outer, by_outputs, free, pushed)
+        return _gradient(pull, outputs, position, curved) + _gradient(
+            outer, direct, position, vector
+        )
+
+    return objective.mean(product)
+
+
+def operator(objective: Objective, product: Product) -> LinearOperator:
+    """Returns a product at the current weights as an operator of SciPy.
+
+    Args:
+        objective: The loss.
+        product: `hessian_product` or `gauss_newton_product` of it.
+
+    Returns:
+        A symmetric operator.
+    """
+    position = objective.position()
+
+    def multiply(vector: np.ndarray) -> np.ndarray:
+        vector = tf.constant(vector.reshape(-1), objective.dtype)
+        return product(position, vector).numpy()
+
+    return LinearOperator(
+        (objective.num_parameters, objective.num_parameters),
+        matvec=multiply,
+        rmatvec=multiply,
+        dtype=objective.dtype,
+    )
+
+
+def _gradient(
+    tape: tf.GradientTape, target: Any, sources: Any, weights: Any = None
+) -> Any:
+    return tape.gradient(target, sources, weights, tf.UnconnectedGradients.ZERO)
+
+
+def _product(operator: LinearOperator, vector: Any) -> np.ndarray:
+    vector = np.asarray(vector, operator.dtype)
+    (length, _) = operator.shape
+    require(
+        vector.shape == (length,),
+        "vector",
+        f"of shape {(length,)}: one entry per trainable weight",
+        f"an array of shape {vector.shape}",
+    )
+    return operator.matvec(vector)
