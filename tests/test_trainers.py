@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from entropy_keras import landscape
+from entropy_keras.landscape import products
 from trainers import config as config_lib
 from trainers import data
 from trainers import networks
@@ -86,6 +88,68 @@ def test_all_cnn_bn_is_all_cnn_c_with_batch_normalization():
     assert len(norms) == 9
 
 
+def test_char_lstm_has_the_parameters_of_the_paper():
+    model = networks.build("char_lstm")
+    counts = {
+        v.path.split("/", 2)[-1]: v.value.numpy().size
+        for v in model.trainable_variables
+    }
+    assert counts == {
+        "initial_hidden_state": 48,
+        "initial_cell_state": 48,
+        "lstm/lstm_cell/kernel": 96 * 4 * 48,
+        "lstm/lstm_cell/recurrent_kernel": 48 * 4 * 48,
+        "lstm/lstm_cell/bias": 4 * 48,
+        "kernel": 48 * 96,
+        "bias": 96,
+    }
+    assert sum(counts.values()) == 32_640
+    assert "32,640" in networks.build.__doc__
+    assert model.output_shape == (None, None, 96)
+
+
+def test_char_lstm_is_an_lstm_of_one_hot_vectors_from_its_initial_state():
+    model = networks.build("char_lstm", 5, width=0.1)
+    layer = model.layers[0]
+    weights = [RNG.normal(size=w.shape) for w in layer.weights]
+    layer.set_weights(weights)
+    hidden, cell, kernel, recurrent, bias = weights
+    symbols = RNG.integers(0, 5, [2, 7])
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    outputs = []
+    for symbol in symbols.T:
+        z = kernel[symbol] + hidden @ recurrent + bias
+        i, f, g, o = np.split(z, 4, axis=-1)
+        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+        hidden = sigmoid(o) * np.tanh(cell)
+        outputs.append(hidden)
+    np.testing.assert_allclose(
+        layer(symbols), np.stack(outputs, axis=1), atol=1e-5
+    )
+
+
+def test_char_lstm_has_hessian_products():
+    model = networks.build("char_lstm", 4, width=0.1)
+    x = RNG.integers(0, 4, [8, 6])
+    objective = landscape.Objective(
+        model,
+        (x[:, :-1], x[:, 1:]),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    vector = tf.constant(RNG.normal(size=objective.num_parameters), tf.float32)
+    position = objective.position()
+    product = products.hessian_product(objective)(position, vector)
+    step = 1e-2
+    difference = objective.gradient(position + step * vector)
+    difference -= objective.gradient(position - step * vector)
+    np.testing.assert_allclose(product, difference / (2 * step), atol=1e-3)
+    # The learned initial state, which comes first, is part of it.
+    assert np.abs(product[:10]).max() > 1e-2
+
+
 def test_width_scales_a_network():
     assert networks.build("mnistfc", width=0.5).layers[1].units == 512
 
@@ -114,6 +178,24 @@ def test_validation_comes_out_of_the_training_set(npz):
     assert len(split.validation.labels) == 800
     assert len(split.train.labels) == 3200
     assert (split.test.images == whole.test.images).all()
+
+
+def test_a_text_becomes_sequences_and_what_follows(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("é\t~\n" + "".join(chr(32 + i) for i in range(95)) + "abcd")
+    split = data.load_text(
+        str(path), sequence_length=5, validation_fraction=0.25
+    )
+    assert split.num_classes == 96
+    parts = [split.train, split.validation, split.test]
+    assert [part.images.shape for part in parts] == [(14, 5), (4, 5), (2, 5)]
+    inputs, labels = (
+        np.concatenate([part[i] for part in parts]).ravel() for i in (0, 1)
+    )
+    # What is not among the symbols is a space.
+    codes = [0, 0, 94, 95, *range(95), 65, 66]
+    assert inputs.tolist() == codes[:-1]
+    assert labels.tolist() == codes[1:]
 
 
 def test_an_epoch_order_is_a_function_of_seed_and_epoch():
@@ -158,6 +240,30 @@ def test_a_run_writes_what_it_promises(npz, tmp_path):
     np.testing.assert_allclose(saved.serve(x), loaded(x), atol=1e-5)
     # A finished run is not trained again.
     assert training.train_and_evaluate(config_for(npz), workdir) == metrics
+
+
+def test_char_lstm_learns_a_text(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("ab" * 800)
+    config = config_lib.Config(
+        text=str(path),
+        network="char_lstm",
+        width=0.25,
+        epochs=3,
+        batch_size=2,
+        validation_fraction=0.2,
+    )
+    metrics = training.train_and_evaluate(config, tmp_path / "run")
+    # 49 sequences of 32: 5 for the test, 9 for validation.
+    assert metrics["updates"] == 12
+    assert metrics["validation_loss"] < 1
+    assert metrics["test_accuracy"] > 0.9
+    loaded = keras.models.load_model(tmp_path / "run" / "model.keras")
+    x = RNG.integers(0, 96, [3, 50])
+    saved = tf.saved_model.load(str(tmp_path / "run" / "saved_model"))
+    np.testing.assert_allclose(
+        saved.serve(x.astype("int32")), loaded(x), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in optimizers.NAMES if n != "adamw"])
@@ -227,8 +333,11 @@ def test_another_configuration_is_refused(npz, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "all_cnn_bn"}, "`network` must take images"),
+        ({"network": "all_cnn_bn"}, "`network` must take samples"),
         ({"npz": "missing.npz"}, "`npz` must be a file"),
+        ({"text": "missing.txt"}, "`text` must be given without `npz`"),
+        ({"npz": None, "text": "missing.txt"}, "`text` must be a file"),
+        ({"network": "char_lstm"}, "`network` must take samples"),
         ({"npz": None, "dataset": "no_such_set"}, "`dataset` must be"),
         ({"scope": 100.0}, "`langevin_learning_rate` times `scope`"),
     ],
@@ -244,6 +353,15 @@ def test_a_file_without_its_arrays_is_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", x_train=np.zeros([2, 28, 28]))
     with pytest.raises(ValueError, match=r"without \['x_test'"):
         data.load("digits", npz=str(tmp_path / "bad.npz"))
+
+
+def test_a_text_that_is_too_short_is_refused(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("x" * 64)
+    with pytest.raises(ValueError, match="at least 65 characters"):
+        data.load_text(str(path))
+    path.write_text("x" * 65)
+    assert len(data.load_text(str(path)).train.labels) == 1
 
 
 def run_binary(*flags):

@@ -13,6 +13,7 @@ class Config:
         dataset: Name of the data set, see `data.load`.
         data_dir: Where TensorFlow Datasets keeps its data.
         npz: Keras-style file to use in place of `dataset`.
+        text: Text file to use in place of `dataset`.
         validation_fraction: Share of the training set held out; if positive,
             the test set is evaluated only once, at the end.
         network: Name of the network, see `networks.build`.
@@ -53,6 +54,7 @@ class Config:
     dataset: str = "digits"
     data_dir: str | None = None
     npz: str | None = None
+    text: str | None = None
     validation_fraction: float = 0.0
     network: str = "lenet"
     width: float = 1.0

@@ -1,4 +1,4 @@
-"""Data sets of images in memory, and the order in which an epoch sees them."""
+"""Images or text in memory, and the order in which an epoch sees them."""
 
 import pathlib
 from typing import NamedTuple
@@ -9,10 +9,19 @@ import tensorflow as tf
 
 # The bundled digits hold 500 of each class; 100 of each are for testing.
 DIGITS_TEST_PER_CLASS = 100
+# The 96 symbols of text: what ASCII prints, and the end of a line.
+SYMBOLS = "".join(map(chr, range(32, 127))) + "\n"
+SEQUENCE_LENGTH = 32
+TEXT_TEST_FRACTION = 0.1
 
 
 class Split(NamedTuple):
-    """Images in [0, 1], of shape [n, height, width, channels], and labels."""
+    """Samples and their labels.
+
+    `images` holds floats in [0, 1] of shape `[n, height, width, channels]`,
+    with one integer label each, or sequences of symbols, integers of shape
+    `[n, time]`, with labels of that shape: the symbols that come next.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -32,6 +41,7 @@ def load(
     *,
     data_dir: str | None = None,
     npz: str | None = None,
+    text: str | None = None,
     validation_fraction: float = 0.0,
     seed: int = 0,
 ) -> Data:
@@ -43,19 +53,28 @@ def load(
         data_dir: Where TensorFlow Datasets finds or prepares its data.
         npz: Path of a Keras-style file with `x_train`, `y_train`, `x_test` and
             `y_test`; replaces `name`.
-        validation_fraction: Share of the training set set aside, stratified.
-        seed: Seed of the splits.
+        text: Path of a text file, see `load_text`; replaces `name`.
+        validation_fraction: Share of the training set set aside: stratified
+            for images, the end of the training part of a text.
+        seed: Seed of the splits; those of a text have none.
 
     Returns:
         The data.
 
     Raises:
-        ValueError: If the data are not labelled images.
+        ValueError: If the data are not labelled images or a text.
 
     Example:
     >>> load("digits").train.images.shape
     (4000, 28, 28, 1)
     """
+    if text is not None:
+        if npz is not None:
+            raise ValueError(
+                "`text` must be given without `npz`. Received: "
+                f"text={text}, npz={npz}"
+            )
+        return load_text(text, validation_fraction=validation_fraction)
     if npz is not None:
         train, test = _load_npz(npz)
     elif name == "digits":
@@ -65,6 +84,59 @@ def load(
     num_classes = int(train.labels.max()) + 1
     train, validation = _stratified_split(train, validation_fraction, seed)
     return Data(train, validation, test, num_classes)
+
+
+def load_text(
+    path: str,
+    *,
+    sequence_length: int = SEQUENCE_LENGTH,
+    validation_fraction: float = 0.0,
+) -> Data:
+    """Loads a text as sequences of symbols that follow one another.
+
+    Sample k holds the symbols from `k * sequence_length` on, and its labels are
+    the same moved on by one. The last tenth of the samples is the test set and
+    what comes before it the validation set: no sequence of one part lies
+    between sequences of another.
+
+    Args:
+        path: Path of a text file in UTF-8. A character that is not among the
+            96 of `SYMBOLS` is read as a space.
+        sequence_length: Symbols per sample; what is left at the end is dropped.
+        validation_fraction: Share of the training set set aside.
+
+    Returns:
+        The data, with 96 classes.
+
+    Raises:
+        ValueError: If there is no such file, or too little in it for a
+            training and a test sample.
+
+    Example:
+    >>> load_text(__file__, sequence_length=8).train.images.shape[1:]
+    (8,)
+    """
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"`text` must be a file. Received: text={path}")
+    place = {symbol: index for index, symbol in enumerate(SYMBOLS)}
+    content = pathlib.Path(path).read_text("utf-8")
+    codes = np.array([place.get(symbol, 0) for symbol in content], "int32")
+    count = (len(codes) - 1) // sequence_length
+    if count < 2:
+        raise ValueError(
+            f"`text` must hold at least {2 * sequence_length + 1} characters. "
+            f"Received: text={path}, with {len(codes)}"
+        )
+    inputs, labels = (
+        codes[shift : shift + count * sequence_length].reshape(count, -1)
+        for shift in (0, 1)
+    )
+    test = count - max(1, round(TEXT_TEST_FRACTION * count))
+    validation = test - round(validation_fraction * test)
+    parts = [slice(0, validation), slice(validation, test), slice(test, None)]
+    return Data(
+        *(Split(inputs[part], labels[part]) for part in parts), len(SYMBOLS)
+    )
 
 
 def _load_digits(seed: int) -> tuple[Split, Split]:

@@ -42,6 +42,12 @@ flags.DEFINE_string(
     "Keras-style file with x_train, y_train, x_test, y_test to use instead of "
     "--dataset.",
 )
+flags.DEFINE_string(
+    "text",
+    None,
+    "Text file to use instead of --dataset, with --network=char_lstm, which "
+    "learns the next of its characters.",
+)
 flags.DEFINE_float(
     "validation_fraction",
     _DEFAULT.validation_fraction,
@@ -199,7 +205,7 @@ flags.DEFINE_integer(
 )
 
 
-def _config() -> config.Config:
+def config_from_flags() -> config.Config:
     """Returns the configuration that the flags spell."""
     values = {
         field.name: flags.FLAGS[field.name].value
@@ -220,7 +226,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
     try:
-        run = training.prepare(_config(), _WORKDIR.value)
+        run = training.prepare(config_from_flags(), _WORKDIR.value)
     except ValueError as error:
         sys.exit(f"error: {error}")
     done = len(run.checkpoint.rows)

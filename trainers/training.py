@@ -74,6 +74,7 @@ def prepare(config: config_lib.Config, workdir: str | pathlib.Path) -> Run:
         config.dataset,
         data_dir=config.data_dir,
         npz=config.npz,
+        text=config.text,
         validation_fraction=config.validation_fraction,
         seed=config.seed,
     )
@@ -106,7 +107,8 @@ def finish(run: Run) -> dict[str, Any]:
     report.plot_curves(
         run.workdir / "curves.png",
         rows,
-        f"{config.network} on {config.npz or config.dataset}, "
+        f"{config.network} on "
+        f"{config.text or config.npz or config.dataset}, "
         f"{config.optimizer}",
     )
     run.model.save(run.workdir / "model.keras")
@@ -158,13 +160,16 @@ def _compiled_model(
         gradient evaluations per update.
 
     Raises:
-        ValueError: If the network does not take the data's images.
+        ValueError: If the network does not take the data's samples.
     """
     network = networks.build(config.network, splits.num_classes, config.width)
     expected, received = network.input_shape[1:], splits.train.images.shape[1:]
-    if expected != received:
+    if len(expected) != len(received) or any(
+        size not in (None, other)
+        for size, other in zip(expected, received, strict=True)
+    ):
         raise ValueError(
-            f"`network` must take images of the data's shape, {received}. "
+            f"`network` must take samples of the data's shape, {received}. "
             f"Received: network={config.network}, which takes {expected}"
         )
     learning_rate = config.learning_rate
