@@ -73,7 +73,7 @@ def build(
     )
 
 
-def input_shape(name: str) -> tuple[int | None, ...]:
+def input_shape(name: str) -> tuple[Any, ...]:
     """Returns the shape of one sample that a network takes.
 
     Args:
