@@ -133,9 +133,15 @@ def load_text(
     )
     test = count - max(1, round(TEXT_TEST_FRACTION * count))
     validation = test - round(validation_fraction * test)
-    parts = [slice(0, validation), slice(validation, test), slice(test, None)]
+
+    def part(start: int, stop: int) -> Split:
+        return Split(inputs[start:stop], labels[start:stop])
+
     return Data(
-        *(Split(inputs[part], labels[part]) for part in parts), len(SYMBOLS)
+        part(0, validation),
+        part(validation, test),
+        part(test, count),
+        len(SYMBOLS),
     )
 
 
