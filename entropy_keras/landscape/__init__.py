@@ -3,16 +3,50 @@
 Nothing here imports the optimizer: it judges Keras models however trained.
 """
 
+from entropy_keras.landscape.density import Estimate
+from entropy_keras.landscape.density import Spectrum
+from entropy_keras.landscape.exact import LocalEntropy
+from entropy_keras.landscape.exact import flat_local_entropy
+from entropy_keras.landscape.exact import local_entropy_1d
+from entropy_keras.landscape.exact import moreau_envelope_1d
+from entropy_keras.landscape.exact import quadratic_local_entropy
+from entropy_keras.landscape.hessian import hessian_matrix
+from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.products import gauss_newton_operator
 from entropy_keras.landscape.products import gauss_newton_vector_product
 from entropy_keras.landscape.products import hessian_operator
 from entropy_keras.landscape.products import hessian_vector_product
+from entropy_keras.landscape.spectrum import hessian_spectrum
+from entropy_keras.landscape.spectrum import spectral_density
+from entropy_keras.landscape.spectrum import top_eigenvalues
+from entropy_keras.landscape.theory import Constants
+from entropy_keras.landscape.theory import smoothed_constants
+from entropy_keras.landscape.theory import smoothed_curvature
+from entropy_keras.landscape.theory import stability_bound
+from entropy_keras.landscape.theory import stability_ratio
 
 __all__ = [
+    "Constants",
+    "LocalEntropy",
+    "flat_local_entropy",
+    "local_entropy_1d",
+    "moreau_envelope_1d",
+    "quadratic_local_entropy",
+    "smoothed_constants",
+    "smoothed_curvature",
+    "stability_bound",
+    "stability_ratio",
+    "Estimate",
+    "Extremes",
+    "Spectrum",
+    "hessian_spectrum",
+    "spectral_density",
+    "top_eigenvalues",
     "Objective",
     "gauss_newton_operator",
     "gauss_newton_vector_product",
+    "hessian_matrix",
     "hessian_operator",
     "hessian_vector_product",
 ]

@@ -219,7 +219,9 @@ class Objective:
         def averaged(*tensors: Any) -> tf.Tensor:
             total = 0.0
             for share, batch in zip(self._shares, self.batches, strict=True):
-                total += share * compiled(*tensors, batch)
+                # Called directly, it would warn of every new objective.
+                concrete = compiled.get_concrete_function(*tensors, batch)
+                total += share * concrete(*tensors, batch)
             return total
 
         return averaged

@@ -1,0 +1,95 @@
+"""Eigenvalues with weights, and what can be said of them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from entropy_keras.validation import is_number
+from entropy_keras.validation import require
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error, 0 if it is exact."""
+
+    value: float
+    standard_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues with weights: a density, or the spectrum itself.
+
+    Attributes:
+        nodes: Eigenvalues, ascending in each row, of shape `[probes, m]`; if
+            exact one row of all n.
+        weights: Share of the spectrum that each node stands for; each row sums
+            to 1.
+        num_parameters: Dimension n of the Hessian.
+        resolution: The smallest magnitude that is told apart from zero. For
+            Lanczos quadrature of m steps it is the width of the spectrum over
+            m squared; for exact spectra a multiple of the rounding error.
+        method: `"exact"` or `"lanczos"`.
+    """
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    num_parameters: int
+    resolution: float
+    method: str
+
+    @property
+    def largest(self) -> float:
+        """The largest eigenvalue, or the lower bound of it that was found."""
+        return float(self.nodes.max())
+
+    @property
+    def smallest(self) -> float:
+        """The smallest eigenvalue, or the upper bound of it that was found."""
+        return float(self.nodes.min())
+
+    def share_below(self, threshold: float) -> Estimate:
+        """Returns the share of eigenvalues smaller in magnitude than a number.
+
+        Args:
+            threshold: At least `resolution`.
+
+        Returns:
+            The share, between 0 and 1, with its standard error over probes.
+
+        Raises:
+            ValueError: If the threshold is below the resolution, where the
+                share could be wrong by half.
+        """
+        cure = (
+            'use `method="exact"` or more `steps`'
+            if self.method == "lanczos"
+            else "use float64"
+        )
+        require(
+            is_number(threshold) and threshold >= self.resolution,
+            "threshold",
+            f"a number of at least the resolution, {self.resolution:.2g}; "
+            f"below it, {cure}",
+            threshold,
+        )
+        return self.mean(lambda nodes: np.abs(nodes) < threshold)
+
+    def mean(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+        """Returns the mean of a function over the eigenvalues.
+
+        Times n it is the trace of that function of the Hessian: with the
+        identity the trace, with the square the squared Frobenius norm.
+
+        Args:
+            function: Elementwise function of an array.
+
+        Returns:
+            The mean and its standard error over probes.
+        """
+        values = (function(self.nodes) * self.weights).sum(axis=1)
+        error = 0.0
+        if self.method == "lanczos":
+            error = values.std(ddof=1) / np.sqrt(len(values))
+        return Estimate(float(values.mean()), float(error))

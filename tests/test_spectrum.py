@@ -1,0 +1,194 @@
+"""Eigenvalues: all, both ends, and the density with its limits."""
+
+import keras
+import numpy as np
+import pytest
+from scipy.sparse.linalg import aslinearoperator
+
+from entropy_keras import landscape
+from entropy_keras.landscape import lanczos
+from entropy_keras.landscape import spectrum
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def random_symmetric(eigenvalues, seed=0):
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.normal(size=[len(eigenvalues)] * 2))
+    return basis * eigenvalues @ basis.T
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_exact_spectrum_sets_zero_rows_aside(overwrite):
+    eigenvalues = np.linspace(-1.0, 5.0, 9)
+    matrix = np.zeros([12, 12])
+    kept = [0, 2, 3, 4, 5, 7, 8, 10, 11]
+    matrix[np.ix_(kept, kept)] = random_symmetric(eigenvalues)
+    before = matrix.copy()
+    found = spectrum.exact(matrix, overwrite)
+    expected = np.sort([*eigenvalues, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(found.nodes[0], expected, atol=1e-13)
+    assert overwrite or (matrix == before).all()
+    assert (found.smallest, found.largest) == pytest.approx((-1.0, 5.0))
+
+
+def test_all_zero_matrix():
+    assert (spectrum.exact(np.zeros([3, 3])).nodes == 0.0).all()
+
+
+def test_resolution_of_exact_spectra_covers_rounding():
+    # No peak at zero: the worst case for float32.
+    eigenvalues = np.random.default_rng(0).uniform(-50, 50, 400)
+    matrix = random_symmetric(eigenvalues)
+    found = spectrum.exact(matrix.astype("float32"))
+    error = np.abs(found.nodes[0] - np.sort(eigenvalues)).max()
+    assert 1e-6 < error < found.resolution < 0.1
+
+
+def test_lanczos_of_full_order_recovers_the_spectrum():
+    eigenvalues = np.linspace(-2.0, 3.0, 40)
+    operator = aslinearoperator(random_symmetric(eigenvalues))
+    found = lanczos.density(operator, steps=60, probes=2, seed=0)
+    for nodes in found.nodes:
+        np.testing.assert_allclose(nodes, eigenvalues, atol=1e-9)
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1.0)
+
+
+def test_quadrature_is_exact_for_polynomials_of_each_probe():
+    # m nodes integrate polynomials of degree 2m - 1 exactly.
+    matrix = random_symmetric(np.linspace(0.0, 1.0, 50) ** 4)
+    found = lanczos.density(aslinearoperator(matrix), 5, 3, seed=7)
+    rng = np.random.default_rng(7)
+    power = np.linalg.matrix_power(matrix, 9)
+    for nodes, weights in zip(found.nodes, found.weights, strict=True):
+        probe = rng.choice([-1.0, 1.0], 50)
+        expected = probe @ power @ probe / 50
+        assert weights @ nodes**9 == pytest.approx(expected, rel=1e-10)
+
+
+def test_exhausted_space_stops_early():
+    # Two distinct eigenvalues: two steps say all.
+    operator = aslinearoperator(np.diag([1.0] * 30 + [4.0] * 10))
+    found = lanczos.density(operator, steps=20, probes=4, seed=0)
+    share = found.share_below(2.0)
+    assert share == pytest.approx((0.75, 0.0), abs=1e-12)
+    assert found.largest == pytest.approx(4.0)
+
+
+def test_ghosts_do_not_appear():
+    # One eigenvalue far from the rest converges at once, and once only.
+    eigenvalues = np.concatenate([np.linspace(0, 1, 299), [100.0]])
+    operator = aslinearoperator(random_symmetric(eigenvalues))
+    found = lanczos.density(operator, steps=120, probes=2, seed=0)
+    assert ((found.nodes > 50).sum(axis=1) == 1).all()
+
+
+def test_share_agrees_and_refuses_below_the_resolution():
+    rng = np.random.default_rng(0)
+    eigenvalues = rng.normal(size=500) * np.exp(rng.normal(size=500) * 2)
+    operator = aslinearoperator(random_symmetric(eigenvalues))
+    found = lanczos.density(operator, steps=100, probes=8, seed=0)
+    width = eigenvalues.max() - eigenvalues.min()
+    assert found.resolution == pytest.approx(width / 100**2, rel=1e-3)
+    threshold = 20 * found.resolution
+    share, error = found.share_below(threshold)
+    assert 0 < error < 0.02
+    true = (np.abs(eigenvalues) < threshold).mean()
+    assert share == pytest.approx(true, abs=0.02)
+    with pytest.raises(ValueError, match=r"`threshold` must be .*`steps`"):
+        found.share_below(found.resolution / 2)
+
+
+def test_trace_by_mean():
+    eigenvalues = np.linspace(-1.0, 4.0, 60)
+    operator = aslinearoperator(random_symmetric(eigenvalues))
+    found = lanczos.density(operator, 10, 20, seed=0)
+    mean, error = found.mean(lambda nodes: nodes)
+    assert 0 < error < 0.2
+    assert abs(mean - 1.5) < 4 * error
+
+
+def test_both_ends_with_bounds():
+    eigenvalues = np.concatenate([
+        [-3.0, -1.0, -0.5],
+        np.random.default_rng(0).normal(size=400) * 0.01,
+        [1.0, 7.0, 8.0],
+    ])
+    operator = aslinearoperator(random_symmetric(eigenvalues))
+    ends = lanczos.extremes(operator, 3, 1e-6, 200, seed=0)
+    largest, smallest = [8.0, 7.0, 1.0], [-3.0, -1.0, -0.5]
+    np.testing.assert_allclose(ends.largest, largest, atol=1e-9)
+    np.testing.assert_allclose(ends.smallest, smallest, atol=1e-9)
+    assert ends.products < 60
+    assert (ends.largest_errors < 8e-6).all()
+
+
+def test_what_has_not_converged_shows():
+    eigenvalues = np.linspace(0.0, 1.0, 400)
+    operator = aslinearoperator(random_symmetric(eigenvalues))
+    ends = lanczos.extremes(operator, 2, 1e-9, 8, seed=0)
+    assert ends.products == 8
+    for value, error in zip(ends.largest, ends.largest_errors, strict=True):
+        assert error > 1e-3
+        assert np.abs(eigenvalues - value).min() <= error
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small network on two moons, after a little training."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input([2]),
+        keras.layers.Dense(12, "relu"),
+        keras.layers.Dense(2),
+    ])
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 100)
+    x = rng.normal(size=[100, 2]).astype("float32") + 2 * labels[:, None]
+    model.compile(keras.optimizers.Adam(0.05), LOSS)
+    model.fit(x, labels, epochs=10, verbose=0)
+    return model, (x, labels)
+
+
+def test_methods_agree_on_a_network(trained):
+    matrix = landscape.hessian_matrix(*trained, verbose=0)
+    expected = np.linalg.eigvalsh(matrix.astype("float64"))
+    found = landscape.hessian_spectrum(*trained, verbose=0)
+    assert found.method == "exact"
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found.nodes[0], expected, atol=1e-5 * scale)
+    density = landscape.hessian_spectrum(*trained, method="lanczos", steps=40)
+    assert density.method == "lanczos"
+    ends = landscape.top_eigenvalues(*trained, k=3)
+    for largest in (density.largest, ends.largest[0]):
+        assert largest == pytest.approx(expected[-1], rel=1e-3)
+    for smallest in (density.smallest, ends.smallest[0]):
+        assert smallest == pytest.approx(expected[0], abs=1e-3 * scale)
+
+
+def test_auto_takes_lanczos_for_large_networks():
+    model = keras.Sequential([
+        keras.Input([200]),
+        keras.layers.Dense(60),
+        keras.layers.Dense(1),
+    ])
+    data = np.ones([2, 200], "float32"), np.ones([2, 1], "float32")
+    found = landscape.hessian_spectrum(model, data, "mse", steps=5)
+    assert found.method == "lanczos"
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        ("hessian_spectrum", {"method": "magic"}, "`method` must be one of"),
+        ("spectral_density", {"steps": 1}, "`steps` must be an integer"),
+        ("spectral_density", {"probes": 1}, "`probes` must be an integer"),
+        ("top_eigenvalues", {"k": 0}, "`k` must be a positive integer"),
+        ("top_eigenvalues", {"k": 32}, "half of the 62 weights"),
+        ("top_eigenvalues", {"tolerance": -1}, "`tolerance` must be non-neg"),
+        ("top_eigenvalues", {"max_steps": 3}, "`max_steps` must be at least"),
+    ],
+)
+def test_bad_input_is_refused(trained, function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(landscape, function)(*trained, **arguments)
