@@ -24,6 +24,23 @@ def require(
         )
 
 
+def require_positive(**arguments: object) -> None:
+    """Raises a `ValueError` unless every argument is a positive number.
+
+    Args:
+        **arguments: Values by the name of the argument.
+
+    Example:
+    >>> require_positive(scope=0.1, temperature=0.0)
+    Traceback (most recent call last):
+    ValueError: `temperature` must be a positive number. Received:
+    temperature=0.0
+    """
+    for name, value in arguments.items():
+        positive = is_number(value, 0.0) and bool(value)
+        require(positive, name, "a positive number", value)
+
+
 def is_number(value: object, minimum: float = -math.inf) -> bool:
     """Tells whether `value` is a finite real number of at least `minimum`.
 
