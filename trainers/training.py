@@ -70,20 +70,35 @@ def prepare(config: config_lib.Config, workdir: str | pathlib.Path) -> Run:
     """
     workdir = pathlib.Path(workdir)
     keras.utils.set_random_seed(config.seed)
-    splits = data.load(
-        config.dataset,
-        data_dir=config.data_dir,
-        npz=config.npz,
-        text=config.text,
-        validation_fraction=config.validation_fraction,
-        seed=config.seed,
-    )
+    splits = load_data(config)
     model, passes, gradients_per_update = _compiled_model(config, splits)
     _claim(workdir, config)
     saved = checkpoint.Checkpoint(workdir)
     saved.restore(model)
     return Run(
         config, workdir, splits, model, saved, passes, gradients_per_update
+    )
+
+
+def load_data(config: config_lib.Config) -> data.Data:
+    """Loads the data of a run.
+
+    Args:
+        config: The run.
+
+    Returns:
+        The data.
+
+    Raises:
+        ValueError: If the configuration cannot be.
+    """
+    return data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        npz=config.npz,
+        text=config.text,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
     )
 
 

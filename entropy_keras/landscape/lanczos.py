@@ -47,7 +47,7 @@ def density(
         ValueError: If `steps` or `probes` is out of its range.
     """
     require(is_integer(steps, 2), "steps", "an integer of at least 2", steps)
-    require(is_integer(probes, 2), "probes", "an integer of at least 2", probes)
+    require(is_integer(probes, 1), "probes", "a positive integer", probes)
     (count, _) = operator.shape
     rng = np.random.default_rng(seed)
     steps = min(steps, count)

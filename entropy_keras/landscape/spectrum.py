@@ -169,7 +169,7 @@ def spectral_density(
         data: The samples.
         loss: The loss; `None` for the compiled one.
         steps: Lanczos steps, at least 2.
-        probes: Random vectors, at least 2, for a standard error.
+        probes: Random vectors, at least 1.
         seed: Seed of them.
         **options: `batch_size` and `training`.
 

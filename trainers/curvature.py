@@ -1,0 +1,131 @@
+"""The spectrum of a trained network's Hessian: figures and numbers."""
+
+import pathlib
+import time
+from typing import Any
+
+import keras
+import matplotlib as mpl
+import numpy as np
+
+from entropy_keras import landscape
+from trainers import report
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+THRESHOLDS = (1e-5, 1e-4, 1e-3, 1e-2)
+
+
+def measure(
+    model: keras.Model, samples: Any, method: str, workdir: pathlib.Path
+) -> dict[str, Any]:
+    """Computes a spectrum and writes `eigenvalues.npz` and `spectrum.png`.
+
+    Args:
+        model: A compiled model.
+        samples: `(x, y)`.
+        method: See `landscape.hessian_spectrum`.
+        workdir: Folder for the results; an explicit Hessian is kept there as
+            `hessian.npy`, so that an interrupted run goes on.
+
+    Returns:
+        The numbers: both ends, trace, and shares of the eigenvalues of smaller
+        magnitude than each threshold (`None` below the resolution).
+    """
+    start = time.monotonic()
+    spectrum = landscape.hessian_spectrum(
+        model, samples, method=method, path=workdir / "hessian.npy"
+    )
+    seconds = time.monotonic() - start
+    np.savez_compressed(
+        workdir / "eigenvalues.npz",
+        nodes=spectrum.nodes.astype("float32"),
+        weights=spectrum.weights.astype("float32"),
+    )
+    plot(workdir / "spectrum.png", spectrum, model.name)
+    return numbers(spectrum) | {
+        "samples": len(samples[1]), "seconds": seconds
+    }  # fmt: skip
+
+
+def numbers(spectrum: landscape.Spectrum) -> dict[str, Any]:
+    """Returns what the paper says of a spectrum, and what it leaves out.
+
+    Args:
+        spectrum: The spectrum.
+
+    Returns:
+        Content for a JSON file.
+    """
+    count = spectrum.num_parameters
+    trace = spectrum.mean(lambda nodes: nodes)
+    shares: dict[str, Any] = {}
+    for threshold in THRESHOLDS:
+        below = None
+        if threshold >= spectrum.resolution:
+            below = spectrum.share_below(threshold)._asdict()
+        shares[f"{threshold:g}"] = below
+    return {
+        "method": spectrum.method,
+        "parameters": count,
+        "largest": spectrum.largest,
+        "smallest": spectrum.smallest,
+        "resolution": spectrum.resolution,
+        "trace": count * trace.value,
+        "trace_standard_error": count * trace.standard_error,
+        "share_exactly_zero": float(spectrum.weights[spectrum.nodes == 0].sum())
+        / len(spectrum.nodes),
+        "share_below": shares,
+    }
+
+
+def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:
+    """Draws the spectrum as in figures 1 and 3: the peak and both tails.
+
+    Args:
+        path: Path of the PNG.
+        spectrum: The spectrum.
+        name: What it is of.
+    """
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(11, 3.4), layout="constrained", width_ratios=[1, 1, 1.4]
+    )
+    nodes = spectrum.nodes.reshape(-1)
+    eigenvalues = spectrum.weights.reshape(-1) * (
+        spectrum.num_parameters / len(spectrum.nodes)
+    )
+    peak = 0.01 * spectrum.largest
+    for axes, low, high, title in (
+        (left, spectrum.smallest, 0.0, "negative tail"),
+        (middle, -peak, peak, "near zero"),
+        (right, 0.0, spectrum.largest, "positive tail"),
+    ):
+        axes.hist(
+            nodes, np.linspace(low, high, 80), weights=eigenvalues, log=True
+        )
+        axes.set(title=title, xlabel="eigenvalue", xlim=(low, high))
+        axes.grid(alpha=0.3)
+    left.set_ylabel("number of eigenvalues")
+    figure.suptitle(
+        f"Hessian of {name}: {spectrum.num_parameters:,} eigenvalues, "
+        f"{spectrum.method}, from {spectrum.smallest:.3g} to "
+        f"{spectrum.largest:.3g}"
+    )
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes results with what they depend on.
+
+    Args:
+        path: Path of the JSON file.
+        content: The results.
+    """
+    report.write_json(
+        path,
+        {"date": time.strftime("%Y-%m-%d"), "versions": report.versions()}
+        | content,
+    )
