@@ -1,5 +1,11 @@
 """What every test and docstring example can count on."""
 
+import os
+
+# Before NumPy is imported: on a busy machine, threads of BLAS that wait for
+# each other make small eigenvalue problems a hundred times slower.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import keras
 import numpy as np
 import pytest

@@ -1,0 +1,96 @@
+"""The binary that draws spectra, and the numbers that it reports."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from entropy_keras import landscape
+from trainers import curvature
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    """Returns a small set of images of noise."""
+    path = tmp_path_factory.mktemp("data") / "noise.npz"
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, [40, 28, 28]).astype("uint8")
+    labels = np.arange(40) % 3
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return path
+
+
+def test_numbers_of_an_exact_spectrum():
+    nodes = np.array([[-0.5, -2e-4, 0.0, 0.0, 5e-6, 5e-5, 0.5, 2.0]])
+    spectrum = landscape.Spectrum(
+        nodes, np.full([1, 8], 1 / 8), 8, 2e-5, "exact"
+    )
+    numbers = curvature.numbers(spectrum)
+    assert (numbers["smallest"], numbers["largest"]) == (-0.5, 2.0)
+    assert numbers["share_exactly_zero"] == 0.25
+    assert numbers["trace"] == pytest.approx(nodes.sum())
+    shares = numbers["share_below"]
+    assert shares["1e-05"] is None  # Below the resolution.
+    assert shares["0.0001"]["value"] == 0.5
+    assert shares["0.001"]["value"] == 0.625
+
+
+def test_measure_writes_figure_and_eigenvalues(tmp_path):
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    samples = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
+    found = curvature.measure(model, samples, "exact", tmp_path)
+    assert found["largest"] == pytest.approx(3.0, abs=1e-5)
+    assert (tmp_path / "spectrum.png").stat().st_size > 10_000
+    with np.load(tmp_path / "eigenvalues.npz") as arrays:
+        np.testing.assert_allclose(arrays["nodes"], [[0, 1, 3]], atol=1e-5)
+
+
+def run_binary(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "trainers.spectrum", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_binary_trains_and_loads(npz, tmp_path):
+    flags = [
+        f"--npz={npz}",
+        f"--results={tmp_path}/spectrum",
+        "--network=small_mnistfc",
+        "--width=0.05",
+        "--samples=30",
+    ]
+    trained = run_binary(*flags, f"--workdir={tmp_path}/run", "--epochs=1")
+    assert trained.returncode == 0, trained.stderr
+    written = json.loads((tmp_path / "spectrum/spectrum.json").read_text())
+    assert written["method"] == "exact"
+    assert written["parameters"] == 784 * 3 + 3 + 3 * 3 + 3
+    assert written["samples"] == 30
+    assert written["config"]["width"] == 0.05
+    assert {"date", "versions"} < set(written)
+
+    (tmp_path / "spectrum" / "spectrum.json").unlink()
+    loaded = run_binary(*flags, f"--model={tmp_path}/run/model.keras")
+    assert loaded.returncode == 0, loaded.stderr
+    again = json.loads((tmp_path / "spectrum/spectrum.json").read_text())
+    assert again["largest"] == written["largest"]
+
+
+@pytest.mark.slow
+def test_the_binary_refuses_with_a_sentence(npz, tmp_path):
+    result = run_binary(
+        f"--npz={npz}",
+        f"--results={tmp_path}/spectrum",
+        f"--model={tmp_path}/missing.keras",
+    )
+    assert result.returncode != 0
+    assert "error: File not found" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "spectrum").exists()
