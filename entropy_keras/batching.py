@@ -44,11 +44,26 @@ def split(group: Any, num_minibatches: int) -> Callable[[tf.Tensor], Any]:
     def minibatch(index: tf.Tensor) -> Any:
         rows = (tf.range(minibatch_size) + index * minibatch_size) % size
         return tf.nest.map_structure(
-            lambda tensor: None if tensor is None else tf.gather(tensor, rows),
+            lambda tensor: None if tensor is None else _take(tensor, rows),
             group,
         )
 
     return minibatch
+
+
+def _take(tensor: Any, rows: tf.Tensor) -> Any:
+    """Returns rows that follow one another, from the last to the first."""
+    if not isinstance(tensor, tf.SparseTensor):
+        return tf.gather(tensor, rows)
+    start = tf.pad(rows[:1], [[0, tensor.shape.rank - 1]])
+    size = tf.concat([tf.shape(rows), tf.shape(tensor)[1:]], axis=0)
+    taken = tf.sparse.slice(
+        tf.sparse.concat(0, [tensor, tensor]),
+        tf.cast(start, tf.int64),
+        tf.cast(size, tf.int64),
+    )
+    taken.set_shape([None, *tensor.shape[1:]])
+    return taken
 
 
 def num_samples(batch: Any) -> tf.Tensor:
@@ -159,6 +174,8 @@ def symbolic_batch(arguments: dict[str, Any]) -> Any:
 def _check_arrays(x: Any) -> None:
     """Refuses what `fit` would not treat as arrays, and arrays of no rows."""
     for array in tf.nest.flatten(x):
+        if array is None and x is not None:
+            continue  # an optional input that is absent
         validation.require(
             hasattr(array, "__len__") or hasattr(array, "shape"),
             "x",
@@ -275,7 +292,14 @@ def _group_batches(batches: Iterator[Any], num_minibatches: int) -> Any:
 
 def _concatenate(batches: list[Any]) -> Any:
     """Returns structures of arrays, concatenated along their first axes."""
-    return tf.nest.map_structure(
-        lambda *parts: None if parts[0] is None else np.concatenate(parts),
-        *batches,
-    )
+
+    def joined(*parts: Any) -> Any:
+        if parts[0] is None:
+            return None
+        if isinstance(parts[0], tf.SparseTensor):
+            return tf.sparse.concat(0, list(parts))
+        if isinstance(parts[0], tf.RaggedTensor):
+            return tf.concat(parts, 0)
+        return np.concatenate(parts)
+
+    return tf.nest.map_structure(joined, *batches)

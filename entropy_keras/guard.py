@@ -36,9 +36,12 @@ def apply_if_finite(
     # step would not survive either.
     finite_gradient = tf.math.is_finite(
         tf.add_n([
-            tf.cast(tf.reduce_sum(tf.abs(g)), tf.float32)
-            for g in gradients
-            if g is not None
+            tf.zeros([]),  # without any gradient Keras refuses the step
+            *(
+                tf.cast(tf.reduce_sum(tf.abs(g)), tf.float32)
+                for g in gradients
+                if g is not None
+            ),
         ])
     )
 

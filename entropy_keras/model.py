@@ -33,7 +33,8 @@ class EntropyModel(keras.Model):
 
     The reported loss and metrics are those at x, of one mini-batch per update.
     Non-trainable state, such as the statistics of batch normalization, keeps
-    the update made at x; the state of random seeds advances with every pass.
+    the update made at x. That of random seeds and of recurrent layers with
+    `stateful=True` goes on with every pass; the pass at x comes first.
 
     Example:
     >>> inputs = keras.Input([2])
@@ -125,7 +126,7 @@ class EntropyModel(keras.Model):
             f"EntropySGD with {replicas} replicas",
         )
         self._diagnostics = diagnostics.Diagnostics()
-        self._entrust_seeds()
+        self._entrust_states()
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -135,21 +136,44 @@ class EntropyModel(keras.Model):
             return super().metrics
         return super().metrics + self._diagnostics.metrics
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the model, as JSON can hold them."""
+        config = super().get_config()
+        if "layers" in config:
+            # Keras leaves it out, and without it loads no scale of the loss.
+            policy = keras.saving.serialize_keras_object(self.dtype_policy)
+            config["dtype"] = policy
+        return config
+
+    @classmethod
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        custom_objects: dict[str, Any] | None = None,
+    ) -> "EntropyModel":
+        """Returns a model with new weights from what `get_config` gave."""
+        # Keras takes the configuration apart.
+        policy = config.get("dtype") if "layers" in config else None
+        model = super().from_config(config, custom_objects)
+        if policy is not None:
+            model.dtype_policy = keras.dtype_policies.get(policy)
+        return model
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Configures training as in a file; see `keras.Model`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
-    def _entrust_seeds(self) -> None:
-        """Makes the state of random seeds part of the optimizer's.
+    def _entrust_states(self) -> None:
+        """Makes state that goes from pass to pass part of the optimizer's.
 
         Files and checkpoints then hold it, which Keras's leave out: without it
         a resumed run would see other dropout masks.
         """
         entropy_sgd = self._entropy_sgd()
         if self.built and entropy_sgd is not None:
-            entropy_sgd.seed_states = passes.seed_states(self)
+            entropy_sgd.carried_states = passes.carried_states(self)
 
     # Not a property: Keras saves what the attributes of a model hold.
     def _entropy_sgd(self) -> optimizer_lib.EntropySGD | None:
@@ -203,8 +227,11 @@ class EntropyModel(keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the logs of one update from a group; see `keras.Model`."""
+        bound = inspect.signature(super().train_on_batch).bind(*args, **kwargs)
+        entropy_sgd = self._entropy_sgd() if self.compiled else None
+        if entropy_sgd is not None and not self.optimizer.built:
+            self._build_for(bound.arguments)
         logs = super().train_on_batch(*args, **kwargs)
-        entropy_sgd = self._entropy_sgd()
         if entropy_sgd is not None:
             guard.raise_on_failure(entropy_sgd)
         return logs
@@ -217,7 +244,7 @@ class EntropyModel(keras.Model):
         pay that price.
 
         Args:
-            arguments: Arguments of `fit` by name.
+            arguments: Arguments of `fit` or `train_on_batch` by name.
         """
         overridden = any(
             getattr(type(self), name) is not getattr(keras.Model, name)
@@ -226,7 +253,7 @@ class EntropyModel(keras.Model):
         symbolic = batching.symbolic_batch(arguments)
         if symbolic is not None and not overridden:
             self._symbolic_build(data_batch=symbolic)
-            self._entrust_seeds()
+        self._entrust_states()
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Makes one update from a group of mini-batches.
@@ -245,7 +272,7 @@ class EntropyModel(keras.Model):
         minibatch = batching.split(data, entropy_sgd.minibatches_per_update)
         if not self.built:
             self._build_on(minibatch(0))
-            self._entrust_seeds()
+            self._entrust_states()
         if not self.trainable_variables:
             return super().train_step(data)
         if not self.optimizer.built:

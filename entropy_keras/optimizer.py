@@ -123,7 +123,7 @@ class EntropySGD(keras.optimizers.Optimizer):
         Descent Into Wide Valleys", arXiv:1611.01838v1, 2016.
     """
 
-    _num_seed_states = 0
+    _num_carried_states = 0
     _takes_entropy_gradient = False
 
     def __init__(
@@ -198,24 +198,24 @@ class EntropySGD(keras.optimizers.Optimizer):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Those of this optimizer, of `outer_optimizer` and `seed_states`."""
-        # Keras adds `seed_states` to the first whenever they are set.
-        seeds = {id(variable) for variable in self.seed_states}
-        own = [v for v in super().variables if id(v) not in seeds]
-        return own + self.outer_optimizer.variables + self.seed_states
+        """Its own, those of `outer_optimizer`, and `carried_states`."""
+        # Keras adds the last to the first whenever they are set.
+        carried = {id(variable) for variable in self.carried_states}
+        own = [v for v in super().variables if id(v) not in carried]
+        return own + self.outer_optimizer.variables + self.carried_states
 
     @property
-    def seed_states(self) -> list[keras.Variable]:
-        """State of the model's random seeds, saved with the optimizer's."""
-        count = self._num_seed_states
-        return [getattr(self, f"seed_state_{i}") for i in range(count)]
+    def carried_states(self) -> list[keras.Variable]:
+        """What the model carries from pass to pass, saved with the state."""
+        count = self._num_carried_states
+        return [getattr(self, f"carried_state_{i}") for i in range(count)]
 
-    @seed_states.setter
-    def seed_states(self, variables: Sequence[keras.Variable]) -> None:
+    @carried_states.setter
+    def carried_states(self, variables: Sequence[keras.Variable]) -> None:
         # As attributes, since TensorFlow's checkpoints find only those.
         for i, variable in enumerate(variables):
-            setattr(self, f"seed_state_{i}", variable)
-        self._num_seed_states = len(variables)
+            setattr(self, f"carried_state_{i}", variable)
+        self._num_carried_states = len(variables)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the state; see `keras.optimizers.Optimizer`."""

@@ -84,24 +84,47 @@ def commit(model: keras.Model, scope: keras.StatelessScope) -> None:
         model: The model.
         scope: That of the pass.
     """
-    for variable in model.non_trainable_variables + model.metrics_variables:
+    for variable in (
+        model.non_trainable_variables
+        + model.metrics_variables
+        + recurrent_states(model)
+    ):
         value = scope.get_current_value(variable)
         if value is not None:
             variable.assign(value)
 
 
-def seed_states(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables that hold the state of a model's random seeds.
+def carried_states(model: keras.Model) -> list[keras.Variable]:
+    """Returns the variables whose state goes on from pass to pass.
 
     Args:
         model: The model.
 
     Returns:
-        Those of its variables that are neither weights nor metrics.
+        Those of random seeds, which are neither weights nor metrics, and those
+        of recurrent layers.
     """
     other = model.non_trainable_weights + model.metrics_variables
     known = {id(variable) for variable in other}
-    return [v for v in model.non_trainable_variables if id(v) not in known]
+    seeds = [v for v in model.non_trainable_variables if id(v) not in known]
+    return seeds + recurrent_states(model)
+
+
+def recurrent_states(model: keras.Model) -> list[keras.Variable]:
+    """Returns the states of recurrent layers with `stateful=True`.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Variables that Keras does not count among those of the model.
+    """
+    return [
+        state
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+        for state in tf.nest.flatten(layer.states or ())
+    ]
 
 
 def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:

@@ -59,9 +59,9 @@ def run(
     passes.commit(model, report.scope)
     first_gradients = entropy_sgd.clip(report.gradients)
     gradients = passes.scaled(first_gradients, weight)
-    if not entropy_sgd.num_langevin_steps:
-        return Update(gradients, batch, report, None)
     connected = [i for i, g in enumerate(first_gradients) if g is not None]
+    if not entropy_sgd.num_langevin_steps or not connected:
+        return Update(gradients, batch, report, None)
     known = [first_gradients[i] for i in connected]
     chain, state = chain.of(connected), state.of(connected)
     state = _run_chain(
@@ -106,7 +106,7 @@ def _run_chain(
     Returns:
         Where the chain ends.
     """
-    seeds = passes.seed_states(model)
+    carried = passes.carried_states(model)
 
     def gradient_function(
         position: list[tf.Tensor], step: tf.Tensor, states: list[tf.Tensor]
@@ -118,12 +118,16 @@ def _run_chain(
             model,
             everywhere,
             minibatch(step - 1),
-            list(zip(seeds, states, strict=True)),
+            list(zip(carried, states, strict=True)),
         )
         gradients = entropy_sgd.clip(result.gradients)
         return (
             [gradients[i] for i in connected],
-            [result.scope.get_current_value(v) for v in seeds],
+            # A loop keeps the static shapes of what it carries.
+            [
+                tf.ensure_shape(result.scope.get_current_value(v), v.shape)
+                for v in carried
+            ],
         )
 
     weights = [anchor[i] for i in connected]
@@ -135,9 +139,9 @@ def _run_chain(
         weights,
         first_step=1 if first_gradients is None else 2,
         last_step=entropy_sgd.num_langevin_steps,
-        carry=[tf.convert_to_tensor(v) for v in seeds],
+        carry=[tf.convert_to_tensor(v) for v in carried],
     )
-    for variable, value in zip(seeds, states, strict=True):
+    for variable, value in zip(carried, states, strict=True):
         variable.assign(value)
     return state
 

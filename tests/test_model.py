@@ -328,7 +328,7 @@ def test_training_stops_before_a_number_that_is_not_finite(
 def test_seed_states_are_neither_weights_nor_metrics():
     model = compiled(classifier(dropout=0.5))
     fit(model)
-    assert len(passes.seed_states(model)) == 1
+    assert len(passes.carried_states(model)) == 1
 
 
 def test_ema_and_weight_decay_of_the_outer_optimizer():

@@ -116,7 +116,7 @@ def test_two_and_two_epochs_are_four(make, way, mode, tmp_path):
     fit(first, 0, 2)
     second = way(first, tmp_path, make, mode)
     assert isinstance(second, entropy_keras.EntropyModel)
-    assert len(second.optimizer.seed_states) == 1
+    assert len(second.optimizer.carried_states) == 1
     fit(second, 2, 4)
     expected, actual = whole.variables, second.variables
     assert len(expected) == len(actual)
