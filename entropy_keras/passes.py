@@ -49,6 +49,9 @@ def run(
 
     Returns:
         The result.
+
+    Raises:
+        ValueError: If a layer assigns a trainable variable when it is called.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     mapping = list(zip(model.trainable_variables, position, strict=True))
@@ -58,6 +61,7 @@ def run(
         keras.StatelessScope([*mapping, *state], collect_losses=True) as scope,
     ):
         tape.watch(position)
+        values = [scope.get_current_value(v) for v, _ in mapping]
         predictions = model(x, **training_argument(model.call))
         loss = model.compute_loss(
             x,
@@ -67,6 +71,14 @@ def run(
             **training_argument(model.compute_loss),
         )
         scaled_loss = model.optimizer.scale_loss(loss)
+    for (variable, _), value in zip(mapping, values, strict=True):
+        if scope.get_current_value(variable) is not value:
+            raise ValueError(
+                "`model` must be one whose layers do not assign their "
+                "trainable weights when called, which `SpectralNormalization` "
+                "does: use a constraint instead. "
+                f"Received: model with an assignment to {variable.path}"
+            )
     gradients = [
         # The gradient of an embedding is a sparse `IndexedSlices`.
         None if g is None else tf.convert_to_tensor(g)

@@ -38,6 +38,18 @@ def test_split_of_ragged_tensors():
     assert minibatch(1).to_list() == [[3], [4, 4, 4]]
 
 
+@pytest.mark.parametrize(("size", "count"), [(6, 3), (7, 3), (2, 5)])
+def test_split_of_sparse_tensors_is_that_of_dense_ones(size, count):
+    dense = tf.reshape(tf.range(1, 2 * size + 1) % 3, [size, 2])
+    of_dense = batching.split(dense, count)
+    of_sparse = batching.split(tf.sparse.from_dense(dense), count)
+    for index in range(count):
+        actual = of_sparse(tf.constant(index))
+        assert actual.shape[1:] == [2]
+        expected = of_dense(index).numpy().tolist()
+        assert tf.sparse.to_dense(actual).numpy().tolist() == expected
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_split_in_a_graph_of_unknown_size(jit_compile):
     @tf.function(
@@ -105,8 +117,7 @@ def recording_model(**arguments):
 
 
 class Batches(keras.utils.PyDataset):
-    def __len__(self):
-        return 4
+    num_batches = 4
 
     def __getitem__(self, index):
         x = SAMPLES[2 * index : 2 * index + 2]
@@ -114,6 +125,13 @@ class Batches(keras.utils.PyDataset):
 
 
 SAMPLES = np.arange(7, dtype="float32").reshape(7, 1)
+
+
+class EndlessBatches(Batches):
+    num_batches = None
+
+    def __getitem__(self, index):
+        return super().__getitem__(index % 4)
 
 
 def batches():
@@ -131,11 +149,21 @@ DATA = {
     "dataset": lambda: {
         "x": tf.data.Dataset.from_tensor_slices((SAMPLES, SAMPLES)).batch(2)
     },
+    "dataset of unknown size": lambda: {
+        "x": tf.data.Dataset
+        .from_tensor_slices((SAMPLES, SAMPLES))
+        .filter(lambda x, y: True)
+        .batch(2)
+    },
     "py_dataset": lambda: {"x": Batches()},
+    "py_dataset of two workers": lambda: {"x": Batches(workers=2)},
+    "endless py_dataset": lambda: {"x": EndlessBatches(), "steps_per_epoch": 2},
     "generator": lambda: {"x": batches(), "steps_per_epoch": 2},
 }
 
 
+# Keras says so of any data set of unknown size.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("kind", DATA)
 def test_an_epoch_is_one_pass_in_order(kind):
     model, seen = recording_model()
@@ -189,19 +217,36 @@ def test_train_on_batch_takes_a_group():
 def test_weights_of_samples_and_classes_reach_their_minibatch():
     x = np.ones([4, 1], "float32")
     labels = np.array([0, 1, 1, 0])
+    weights = np.array([0.0, 3.0, 3.0, 0.0])
+    arrays = {"batch_size": 2, "x": x, "y": labels}
+    slices = tf.data.Dataset.from_tensor_slices
     expected = []
     for data in (
-        {"sample_weight": np.array([0.0, 3.0, 3.0, 0.0])},
+        {"sample_weight": weights, **arrays},
+        {"class_weight": {0: 0.0, 1: 3.0}, **arrays},
+        {"x": slices((x, labels, weights)).batch(2)},
+        {
+            "x": slices((x, labels)).batch(2),
+            "class_weight": {0: 0.0, 1: 3.0},
+        },
+    ):
+        model, _ = recording_model(
+            learning_rate=1.0, langevin_learning_rate=0.01, temperature=0.0
+        )
+        model.fit(shuffle=False, verbose=0, **data)
+        expected.append(float(model.get_weights()[0]))
+    for weighting in (
+        {"sample_weight": weights},
         {"class_weight": {0: 0.0, 1: 3.0}},
     ):
         model, _ = recording_model(
             learning_rate=1.0, langevin_learning_rate=0.01, temperature=0.0
         )
-        model.fit(x, labels, batch_size=2, shuffle=False, verbose=0, **data)
+        model.train_on_batch(x, labels, **weighting)
         expected.append(float(model.get_weights()[0]))
-    # Both count the samples of class 1 three times: the loss in each mini-batch
+    # All count the samples of class 1 three times: the loss in each mini-batch
     # is 3 (w - 1)**2 / 2, which the start w = 1 already minimises.
-    assert expected == [1.0, 1.0]
+    assert expected == [1.0] * 6
     unweighted, _ = recording_model(
         learning_rate=1.0, langevin_learning_rate=0.01, temperature=0.0
     )
@@ -217,3 +262,161 @@ def test_generator_groups_keep_an_absent_sample_weight():
     group = next(iter(batching._group_batches(triples(), 3)))
     assert group[0].shape == (6, 1)
     assert group[2] is None
+
+
+def test_generator_groups_of_sparse_and_ragged_tensors():
+    def pairs():
+        for _ in range(2):
+            yield (
+                tf.sparse.from_dense([[0, 1], [2, 0]]),
+                tf.ragged.constant([[1], [2, 2]]),
+            )
+
+    sparse, ragged = next(iter(batching._group_batches(pairs(), 2)))
+    assert tf.sparse.to_dense(sparse).numpy().tolist() == [[0, 1], [2, 0]] * 2
+    assert ragged.to_list() == [[1], [2, 2]] * 2
+
+
+def test_validation_split_trains_on_the_first_part():
+    model, seen = recording_model()
+    history = model.fit(
+        SAMPLES[:6], SAMPLES[:6], batch_size=2, validation_split=0.3,
+        shuffle=False, verbose=0,
+    )  # fmt: skip
+    assert seen == [[0, 1], [2, 3], [4, 5]]  # the last is the validation
+    assert int(model.optimizer.iterations) == 1
+    assert "val_loss" in history.history
+
+
+def graph_model(model, **arguments):
+    keras.utils.set_random_seed(0)
+    model = entropy_keras.EntropyModel.from_model(model())
+    optimizer = entropy_keras.EntropySGD(
+        0.1, num_langevin_steps=2, langevin_learning_rate=0.01, seed=0
+    )
+    model.compile(optimizer, loss="mse", **arguments)
+    return model
+
+
+FEATURES = np.random.default_rng(0).normal(size=[21, 3]).astype("float32")
+
+
+def dense(sparse=False):
+    inputs = keras.Input([3], sparse=sparse)
+    return keras.Model(inputs, keras.layers.Dense(1)(inputs))
+
+
+def sparse_dense():
+    return dense(sparse=True)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "endless"])
+def test_steps_per_execution_changes_nothing_but_the_dispatch(kind):
+    weights = []
+    for steps in (1, 3):
+        model = graph_model(dense, steps_per_execution=steps)
+        dataset = tf.data.Dataset.from_tensor_slices((FEATURES, FEATURES[:, 0]))
+        data = {
+            "arrays": (FEATURES, FEATURES[:, 0], 2),
+            "dataset": (dataset.batch(2),),
+            "endless": (dataset.batch(2).repeat(),),
+        }[kind]
+        steps = 6 if kind == "endless" else None
+        model.fit(
+            *data, epochs=2, shuffle=False, verbose=0, steps_per_epoch=steps
+        )
+        # 11 mini-batches are 6 groups of 2.
+        assert int(model.optimizer.iterations) == 2 * 6
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def tuples():
+    class Difference(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, inputs):
+            one, (other, _) = inputs
+            return self.dense(one) - self.dense(other)
+
+    return Difference()
+
+
+def test_nested_inputs_reach_the_model_in_each_kind_of_data():
+    x = (FEATURES, (FEATURES**2, FEATURES[:, 0]))
+    y = FEATURES[:, :1]
+    slices = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
+    results = []
+    for data in ((x, y, 2), (slices,), (slices.as_numpy_iterator(),)):
+        model = graph_model(tuples)
+        steps = 6 if len(data) == 1 else None
+        model.fit(*data, steps_per_epoch=steps, shuffle=False, verbose=0)
+        results.append(model.get_weights())
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_sparse_inputs_train_as_dense_ones():
+    x = np.where(FEATURES > 0, FEATURES, 0.0)
+    sparse = tf.sparse.from_dense(x)
+    slices = tf.data.Dataset.from_tensor_slices((sparse, FEATURES[:, 0]))
+    results = []
+    for data in ((x, FEATURES[:, 0], 2), (sparse, FEATURES[:, 0], 2),
+                 (slices.batch(2),)):  # fmt: skip
+        model = graph_model(dense if data[0] is x else sparse_dense)
+        model.fit(*data, shuffle=False, verbose=0)
+        results.append(model.get_weights())
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_ragged_inputs_train():
+    rows = [FEATURES.ravel()[: 1 + i % 4].tolist() for i in range(20)]
+    ragged = tf.ragged.constant(rows)
+
+    class Mean(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, inputs):
+            return self.dense(tf.reduce_mean(inputs, axis=1)[:, tf.newaxis])
+
+    slices = tf.data.Dataset.from_tensor_slices((ragged, FEATURES[:20, 0]))
+    results = []
+    for data in ((ragged, FEATURES[:20, 0], 2), (slices.batch(2),)):
+        model = graph_model(Mean)
+        model.fit(*data, shuffle=False, verbose=0)
+        results.append(model.get_weights())
+        assert int(model.optimizer.iterations) == 5
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class AddIfThere(keras.layers.Layer):
+    def call(self, one, other=None):
+        return one if other is None else one + other
+
+    def compute_output_shape(self, one_shape, other_shape=None):
+        return one_shape
+
+
+def test_an_optional_input_may_be_absent():
+    one = keras.Input([3], name="one")
+    other = keras.Input([3], name="other", optional=True)
+    outputs = keras.layers.Dense(1)(AddIfThere()(one, other))
+    plain = keras.Model({"one": one, "other": other}, outputs)
+    model = graph_model(lambda: plain)
+    x = {"one": FEATURES, "other": None}
+    model.fit(x, FEATURES[:, 0], batch_size=2, verbose=0)
+    assert int(model.optimizer.iterations) == 6
+
+
+def test_inputs_that_are_all_absent_are_refused():
+    with pytest.raises(ValueError, match="^`x` must be"):
+        graph_model(dense).fit(None, FEATURES, verbose=0)
