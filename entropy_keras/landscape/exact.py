@@ -152,7 +152,6 @@ def local_entropy_1d(
     require_positive(scope=scope, temperature=temperature)
     x, grid, energy = _energy(loss, x, scope, grid)
     exponent = np.log(np.gradient(grid)) - energy / temperature
-    exponent[:, [0, -1]] -= np.log(2.0)  # np.gradient is one-sided there
     largest = exponent.max(axis=1, keepdims=True)
     weights = np.exp(exponent - largest)
     total = weights.sum(axis=1, keepdims=True)
