@@ -57,13 +57,11 @@ def _take(tensor: Any, rows: tf.Tensor) -> Any:
         return tf.gather(tensor, rows)
     start = tf.pad(rows[:1], [[0, tensor.shape.rank - 1]])
     size = tf.concat([tf.shape(rows), tf.shape(tensor)[1:]], axis=0)
-    taken = tf.sparse.slice(
+    return tf.sparse.slice(
         tf.sparse.concat(0, [tensor, tensor]),
         tf.cast(start, tf.int64),
         tf.cast(size, tf.int64),
     )
-    taken.set_shape([None, *tensor.shape[1:]])
-    return taken
 
 
 def num_samples(batch: Any) -> tf.Tensor:

@@ -5,6 +5,7 @@ trained once, and each test looks at one property of what came of it.
 """
 
 import contextlib
+import inspect
 import itertools
 import json
 import types
@@ -15,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 import entropy_keras
+from entropy_keras import passes
 
 EntropySGD = entropy_keras.EntropySGD
 presets = entropy_keras.presets
@@ -331,21 +333,44 @@ def test_weights_have_the_precision_of_the_policy(trained):
     assert dtypes == {keras.config.dtype_policy().variable_dtype}
 
 
+def arguments_of(optimizer):
+    """Returns the arguments that an optimizer holds as attributes."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    values = {
+        name: getattr(optimizer, name)
+        for name in inspect.signature(type(optimizer)).parameters
+        # Keras gives the default outer optimizer a new name each time.
+        if hasattr(optimizer, name) and name != "outer_optimizer"
+    }
+    assert "learning_rate" in values
+    return {
+        name: float(value)
+        if isinstance(value, keras.Variable)
+        else keras.saving.serialize_keras_object(value)
+        for name, value in values.items()
+    }
+
+
 def test_a_configuration_survives_json(trained):
     config = keras.saving.serialize_keras_object(trained.model.optimizer)
     again = keras.saving.deserialize_keras_object(
         json.loads(json.dumps(config))
     )
     assert keras.saving.serialize_keras_object(again) == config
+    assert arguments_of(again) == arguments_of(trained.model.optimizer)
 
 
 def test_a_file_restores_every_bit(trained, tmp_path):
     trained.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert isinstance(loaded, entropy_keras.EntropyModel)
-    # The variables of EntropySGD hold the state of random seeds besides.
-    expected = trained.model.weights + trained.model.optimizer.variables
-    actual = loaded.weights + loaded.optimizer.variables
+
+    def state(model):
+        # Keras leaves out the state of random seeds, EntropySGD does not.
+        seeds = passes.carried_states(model) if model._entropy_sgd() else []
+        return model.weights + model.optimizer.variables + seeds
+
+    actual, expected = state(loaded), state(trained.model)
     for a, b in zip(actual, expected, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.numpy(), b.numpy(), a.path)
