@@ -15,7 +15,7 @@ LANDSCAPE = [
     "matplotlib>=3.9",
     "psutil>=6",
     "scipy>=1.14",
-    "tensorflow-probability>=0.25",
+    "tensorflow-probability[tf]>=0.25",
 ]
 
 TRAINERS = [

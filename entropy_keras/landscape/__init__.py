@@ -3,8 +3,14 @@
 Nothing here imports the optimizer: it judges Keras models however trained.
 """
 
+from entropy_keras.landscape.chains import Chains
 from entropy_keras.landscape.density import Estimate
 from entropy_keras.landscape.density import Spectrum
+from entropy_keras.landscape.entropy import EntropyGradientEstimate
+from entropy_keras.landscape.entropy import estimate_local_entropy
+from entropy_keras.landscape.entropy import local_entropy
+from entropy_keras.landscape.entropy import local_entropy_gradient
+from entropy_keras.landscape.entropy_estimators import LocalEntropyEstimate
 from entropy_keras.landscape.exact import LocalEntropy
 from entropy_keras.landscape.exact import flat_local_entropy
 from entropy_keras.landscape.exact import local_entropy_1d
@@ -13,6 +19,7 @@ from entropy_keras.landscape.exact import quadratic_local_entropy
 from entropy_keras.landscape.hessian import hessian_matrix
 from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import gauss_newton_operator
 from entropy_keras.landscape.products import gauss_newton_vector_product
 from entropy_keras.landscape.products import hessian_operator
@@ -27,6 +34,13 @@ from entropy_keras.landscape.theory import stability_bound
 from entropy_keras.landscape.theory import stability_ratio
 
 __all__ = [
+    "Chains",
+    "EntropyGradientEstimate",
+    "LocalEntropyEstimate",
+    "Plan",
+    "estimate_local_entropy",
+    "local_entropy",
+    "local_entropy_gradient",
     "Constants",
     "LocalEntropy",
     "flat_local_entropy",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -66,30 +67,7 @@ class Objective:
         batch_size: int = 1000,
         training: bool = False,
     ) -> None:
-        require(
-            isinstance(model, keras.Model) and model.built,
-            "model",
-            "a built Keras model; call it on a batch first",
-            model,
-        )
-        require(
-            bool(model.trainable_variables),
-            "model",
-            "a model with trainable weights",
-            f"{model.name}, whose weights are all frozen",
-        )
-        require(
-            loss is not None or model.compiled,
-            "loss",
-            "given, or the model compiled with one",
-            loss,
-        )
-        require(
-            is_integer(batch_size, 1),
-            "batch_size",
-            "a positive integer",
-            batch_size,
-        )
+        _check(model, loss, batch_size)
         self.variables: list[keras.Variable] = model.trainable_variables
         self.batches = _batches(data, batch_size)
         sizes = [_length(batch) for batch in self.batches]
@@ -172,7 +150,10 @@ class Objective:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         model, training = self._model, self._training
         mapping = list(zip(self.variables, weights, strict=True))
-        with keras.StatelessScope(mapping, collect_losses=True):
+        with (
+            keras.StatelessScope(mapping, collect_losses=True),
+            mock.patch.object(tf.nn, "moments", _moments),
+        ):
             predictions = through(
                 model(x, **passes.training_argument(model.call, training))
             )
@@ -225,6 +206,75 @@ class Objective:
             return total
 
         return averaged
+
+
+def _check(model: keras.Model, loss: Any, batch_size: int) -> None:
+    """Checks the arguments of `Objective`.
+
+    Args:
+        model: Its model.
+        loss: Its loss.
+        batch_size: Its batch size.
+
+    Raises:
+        ValueError: If one of them cannot be.
+    """
+    require(
+        isinstance(model, keras.Model) and model.built,
+        "model",
+        "a built Keras model; call it on a batch first",
+        model,
+    )
+    require(
+        bool(model.trainable_variables),
+        "model",
+        "a model with trainable weights",
+        f"{model.name}, whose weights are all frozen",
+    )
+    require(
+        loss is not None or model.compiled,
+        "loss",
+        "given, or the model compiled with one",
+        loss,
+    )
+    for given in keras.tree.flatten(model.loss if loss is None else loss):
+        require(
+            getattr(given, "reduction", None) not in {"sum", "none"},
+            "loss",
+            "a mean over samples: its reduction the default one",
+            given,
+        )
+    require(
+        is_integer(batch_size, 1),
+        "batch_size",
+        "a positive integer",
+        batch_size,
+    )
+
+
+def _moments(
+    x: tf.Tensor, axes: Any, shift: Any = None, keepdims: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and variance, differentiable twice.
+
+    `tf.nn.moments` hides from differentiation that the variance depends on the
+    mean. The first derivative has no such term; the second one has, so
+    Hessians through normalization layers would be wrong.
+
+    Args:
+        x: The tensor.
+        axes: Axes to reduce.
+        shift: Not used, as in `tf.nn.moments`.
+        keepdims: Whether the reduced axes stay.
+
+    Returns:
+        Mean and variance.
+    """
+    del shift
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    squares = tf.math.squared_difference(x, mean)
+    variance = tf.reduce_mean(squares, axes, keepdims=keepdims)
+    return (mean if keepdims else tf.squeeze(mean, axes)), variance
 
 
 def _batches(data: Any, batch_size: int) -> list[Any]:

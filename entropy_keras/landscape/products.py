@@ -223,17 +223,21 @@ def gauss_newton_product(objective: Objective) -> Product:
     return objective.mean(product)
 
 
-def operator(objective: Objective, product: Product) -> LinearOperator:
-    """Returns a product at the current weights as an operator of SciPy.
+def operator(
+    objective: Objective, product: Product, position: tf.Tensor | None = None
+) -> LinearOperator:
+    """Returns a product at given weights as an operator of SciPy.
 
     Args:
         objective: The loss.
         product: `hessian_product` or `gauss_newton_product` of it.
+        position: The weights, of shape `[n]`; `None` for the current ones.
 
     Returns:
         A symmetric operator.
     """
-    position = objective.position()
+    if position is None:
+        position = objective.position()
 
     def multiply(vector: np.ndarray) -> np.ndarray:
         vector = tf.constant(vector.reshape(-1), objective.dtype)

@@ -1,0 +1,99 @@
+"""Whether chains have mixed, and what their means are worth."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+# What the chains must reach before their mean is trusted.
+_LARGEST_R_HAT = 1.2
+_FEWEST_SAMPLES = 50
+
+
+class Diagnosis(NamedTuple):
+    """Means of the losses at each coupling, and whether to trust them.
+
+    Attributes:
+        mean: Of shape `[couplings]`, as the others.
+        standard_error: Of the means.
+        effective_sample_size: Independent samples that the chains are worth.
+        r_hat: Split R-hat: the deviation within all half chains together over
+            that within each, 1 where they agree.
+    """
+
+    mean: np.ndarray
+    standard_error: np.ndarray
+    effective_sample_size: np.ndarray
+    r_hat: np.ndarray
+
+    def faults(self, rates: np.ndarray) -> list[str]:
+        """Returns what is wrong at each coupling, empty where nothing is.
+
+        Args:
+            rates: Step size times coupling times largest curvature.
+
+        Returns:
+            A phrase for each.
+        """
+        return [
+            _fault(mean, size, r_hat, rate)
+            for mean, _, size, r_hat, rate in zip(*self, rates, strict=True)
+        ]
+
+
+def _fault(mean: float, size: float, r_hat: float, rate: float) -> str:
+    """Returns what is wrong with a mean of chains, or nothing."""
+    if not np.isfinite(mean):
+        return "the loss is not finite"
+    if not rate < 1.0:
+        return f"step size times curvature is {rate:.3g}, not below 1"
+    if not r_hat <= _LARGEST_R_HAT:
+        return f"split R-hat is {r_hat:.3g}, above {_LARGEST_R_HAT}"
+    if not size >= _FEWEST_SAMPLES:
+        return (
+            f"the chains are worth {size:.0f} independent samples, fewer than "
+            f"{_FEWEST_SAMPLES}"
+        )
+    return ""
+
+
+def diagnose(losses: np.ndarray) -> Diagnosis:
+    """Returns means of chains and how far they can be trusted.
+
+    Args:
+        losses: Of shape `[steps, chains, couplings]`.
+
+    Returns:
+        The diagnosis. A constant counts as well mixed.
+
+    References:
+        Vehtari et al., "Rank-normalization, folding, and localization: an
+        improved R-hat", 2021, for the effective sample size over chains.
+    """
+    losses = losses.astype("float64")
+    with np.errstate(invalid="ignore"):  # Chains that diverged: NaN, said so.
+        mean, variance = losses.mean((0, 1)), losses.var((0, 1))
+    size, r_hat = (each.numpy() for each in _tfp_diagnostics(losses))
+    total = losses.shape[0] * losses.shape[1]
+    tiny = np.finfo("float32").eps * np.abs(mean)
+    constant = variance <= tiny**2
+    size = np.where(constant, total, np.minimum(size, total))
+    return Diagnosis(
+        mean, np.sqrt(variance / size), size, np.where(constant, 1.0, r_hat)
+    )
+
+
+@tf.function(
+    input_signature=[tf.TensorSpec([None, None, None], tf.float64)],
+    autograph=False,
+)
+def _tfp_diagnostics(losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return (
+        tfp.mcmc.effective_sample_size(
+            losses, filter_beyond_positive_pairs=True, cross_chain_dims=1
+        ),
+        tfp.mcmc.potential_scale_reduction(
+            losses, independent_chain_ndims=1, split_chains=True
+        ),
+    )
