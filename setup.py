@@ -56,6 +56,7 @@ setuptools.setup(
         "test": [
             *TRAINERS,
             "codespell>=2.4",
+            "hypothesis>=6.100",
             "mypy>=2.4",
             "pytest>=8.3",
             "ruff>=0.17",
