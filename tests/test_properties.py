@@ -93,6 +93,10 @@ def test_any_configuration_survives_json(arguments):
     revived = keras.optimizers.deserialize(json.loads(serialized))
     assert type(revived) is entropy_keras.EntropySGD
     assert keras.optimizers.serialize(revived) == json.loads(serialized)
+    config = revived.get_config()
+    for name, value in arguments.items():
+        if value is None or isinstance(value, (bool, int, float)):
+            assert config[name] == value
     expected = arguments["num_langevin_steps"] + (arguments["data_weight"] > 0)
     assert revived.gradients_per_update == expected
 
