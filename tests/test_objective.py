@@ -161,6 +161,24 @@ NETWORKS = {
         ),
         (samples([4], 6)[1].reshape(5, 2).repeat(2, 1), samples([4])[1][:5]),
     ),
+    "group_normalization": lambda: (
+        sequential(
+            [4],
+            keras.layers.Dense(4),
+            keras.layers.GroupNormalization(2),
+            keras.layers.Dense(3, "tanh"),
+        ),
+        samples([4]),
+    ),
+    "layer_normalization": lambda: (
+        sequential(
+            [4],
+            keras.layers.Dense(4),
+            keras.layers.LayerNormalization(),
+            keras.layers.Dense(3, "tanh"),
+        ),
+        samples([4]),
+    ),
     "batch_normalization": lambda: (
         sequential(
             [4],
@@ -462,9 +480,12 @@ DATASET = tf.data.Dataset.from_tensor_slices((INPUTS, LABELS))
         ({"model": lambda: len}, "`model` must be a built Keras model"),
         ({"model": frozen}, "`model` must be a model with trainable weights"),
         ({"loss": None}, "`loss` must be given, or the model compiled"),
-        (
-            {"loss": keras.losses.MeanSquaredError(reduction="sum")},
-            "`loss` must be a mean over samples",
+        *(
+            (
+                {"loss": keras.losses.MeanSquaredError(reduction=reduction)},
+                "`loss` must be a mean over samples",
+            )
+            for reduction in ("sum", None, "mean_with_sample_weight")
         ),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"batch_size": 2.0}, "`batch_size` must be a positive integer"),

@@ -45,8 +45,8 @@ class Objective:
 
     Raises:
         ValueError: If the model is not built or has no trainable weight, if
-            there is no loss, or if `data` is empty, endless or not such a
-            structure.
+            there is no loss or one that is not a mean over samples, or if
+            `data` is empty, endless or not such a structure.
 
     Example:
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
@@ -239,7 +239,8 @@ def _check(model: keras.Model, loss: Any, batch_size: int) -> None:
     )
     for given in keras.tree.flatten(model.loss if loss is None else loss):
         require(
-            getattr(given, "reduction", None) not in {"sum", "none"},
+            getattr(given, "reduction", "mean")
+            in {"mean", "sum_over_batch_size"},
             "loss",
             "a mean over samples: its reduction the default one",
             given,
