@@ -43,6 +43,11 @@ class EntropySGD(keras.optimizers.Optimizer):
     mini-batch of its own. All hyper-parameters but `learning_rate` are fixed
     when training is first traced; pass a schedule to vary one.
 
+    With a `LossScaleOptimizer` around it, as under mixed_float16, the loss of
+    each pass is scaled and its gradient unscaled before it is clipped. An
+    update that is not finite is skipped, and the scale lowered; without such
+    an optimizer it is skipped too, and training stops with an error.
+
     The noise is `sqrt(2 * langevin_learning_rate * temperature) * normal()`.
     Other texts write it differently:
 
@@ -99,8 +104,10 @@ class EntropySGD(keras.optimizers.Optimizer):
         **outer_arguments: `weight_decay`, `use_ema`, `ema_momentum`,
             `ema_overwrite_frequency` and `gradient_accumulation_steps` of
             `keras.optimizers.Optimizer`, for the default outer optimizer. The
-            weight decay is decoupled: applied once per update, and scaled by
-            the outer learning rate.
+            weight decay is decoupled: applied once per update, to the weights
+            x, and scaled by the outer learning rate. The moving average is
+            that of x after each update; `fit` ends with it in the weights,
+            and `keras.callbacks.SwapEMAWeights` evaluates it before.
 
     Raises:
         ValueError: If an argument is out of its range, contradicts another, or
@@ -216,6 +223,11 @@ class EntropySGD(keras.optimizers.Optimizer):
         for i, variable in enumerate(variables):
             setattr(self, f"carried_state_{i}", variable)
         self._num_carried_states = len(variables)
+
+    @property
+    def _model_variables_moving_average(self) -> list[keras.Variable]:
+        """Returns the average of x, where `SwapEMAWeights` looks for it."""
+        return self.outer_optimizer._model_variables_moving_average
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the state; see `keras.optimizers.Optimizer`."""

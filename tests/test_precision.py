@@ -104,14 +104,14 @@ def test_an_overflow_anywhere_skips_the_update_and_halves_the_scale(
 def test_the_loss_scale_does_not_show_in_the_update():
     # A power of two, so the gradients are the same but for rounding in half
     # precision; here all is float32 but the policy of the model.
+    # Clipping every gradient shows whether it was unscaled before.
+    settings = {"temperature": 0.0, "data_weight": 0.5, "clipnorm": 0.1}
     weights = []
     for scaled in (False, True):
-        model = compiled("float32", temperature=0.0, data_weight=0.5)
+        model = compiled("float32", **settings)
         if scaled:
             optimizer = keras.optimizers.LossScaleOptimizer(
-                entropy_keras.EntropySGD(
-                    0.5, seed=0, temperature=0.0, data_weight=0.5
-                )
+                entropy_keras.EntropySGD(0.5, seed=0, **settings)
             )
             model.compile(optimizer, loss="mse")
         model.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)
