@@ -153,3 +153,11 @@ def test_a_study_says_what_it_measured(tmp_path):
     written = json.loads((tmp_path / "stability.json").read_text())
     assert written["optimizers"] == rows
     assert written["versions"]["keras"] == keras.__version__
+
+
+def test_a_ratio_has_the_error_of_the_means_over_seeds():
+    # Two seeds, two replacements; means of the logarithms 1 and 3.
+    ours = np.exp([[[9.0, 0.0], [9.0, 3.0]], [[9.0, 2.0], [9.0, 3.0]]])
+    ratio = stability_study.ratio(ours, np.ones_like(ours))
+    # Their deviation is sqrt(2), over the root of two.
+    np.testing.assert_allclose(ratio, np.exp([2.0, 0.0, 4.0]), atol=1e-4)
