@@ -310,6 +310,10 @@ def test_a_run_resumes_exactly(npz, tmp_path):
     stopped.checkpoint.on_epoch_end = save_and_stop
     with pytest.raises(KeyboardInterrupt):
         training.finish(stopped)
+    model = stopped.model
+    variables = {id(v) for v in model.variables + model.optimizer.variables}
+    with np.load(stopped.checkpoint.path) as arrays:
+        assert len(arrays.files) == len(variables) + 1  # none twice, and rows
 
     resumed = training.prepare(config, tmp_path / "stopped")
     assert len(resumed.checkpoint.rows) == 2

@@ -16,7 +16,9 @@ FILE_NAME = "checkpoint.npz"
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    return [*model.variables, *model.optimizer.variables]
+    """Returns those of model and optimizer, which share states, each once."""
+    variables = [*model.variables, *model.optimizer.variables]
+    return list({id(variable): variable for variable in variables}.values())
 
 
 class Checkpoint(keras.callbacks.Callback):
