@@ -132,8 +132,10 @@ def test_a_plain_model_is_refused_at_the_first_step():
 def test_a_gradient_from_elsewhere_is_refused():
     model = model_of()
     variables = model.trainable_variables
+    before = model.get_weights()
     with pytest.raises(ValueError, match="does not supply"):
         model.optimizer.apply([tf.ones_like(v) for v in variables], variables)
+    assert (model.get_weights()[0] == before[0]).all()
 
 
 EMPTY = tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(2)
@@ -190,8 +192,10 @@ def test_from_model_of_a_model_with_its_own_train_step():
 
 def test_a_number_that_is_not_finite_on_one_batch():
     model = model_of()
+    before = model.get_weights()
     with pytest.raises(FloatingPointError, match="loss is not finite"):
         model.train_on_batch(X * np.nan, Y)
+    assert (model.get_weights()[0] == before[0]).all()
     model.train_on_batch(X, Y)  # the flag is down again
 
 
