@@ -24,6 +24,13 @@ from entropy_keras.landscape.products import gauss_newton_operator
 from entropy_keras.landscape.products import gauss_newton_vector_product
 from entropy_keras.landscape.products import hessian_operator
 from entropy_keras.landscape.products import hessian_vector_product
+from entropy_keras.landscape.sharpness import epsilon_sharpness
+from entropy_keras.landscape.sharpness import local_energy
+from entropy_keras.landscape.sharpness import pac_bayes_sigma
+from entropy_keras.landscape.sharpness import sam_sharpness
+from entropy_keras.landscape.slices import Slice
+from entropy_keras.landscape.slices import loss_slice
+from entropy_keras.landscape.slices import loss_surface
 from entropy_keras.landscape.spectrum import hessian_spectrum
 from entropy_keras.landscape.spectrum import spectral_density
 from entropy_keras.landscape.spectrum import top_eigenvalues
@@ -32,35 +39,46 @@ from entropy_keras.landscape.theory import smoothed_constants
 from entropy_keras.landscape.theory import smoothed_curvature
 from entropy_keras.landscape.theory import stability_bound
 from entropy_keras.landscape.theory import stability_ratio
+from entropy_keras.landscape.traces import Trace
+from entropy_keras.landscape.traces import trace
 
 __all__ = [
     "Chains",
-    "EntropyGradientEstimate",
-    "LocalEntropyEstimate",
-    "Plan",
-    "estimate_local_entropy",
-    "local_entropy",
-    "local_entropy_gradient",
     "Constants",
-    "LocalEntropy",
-    "flat_local_entropy",
-    "local_entropy_1d",
-    "moreau_envelope_1d",
-    "quadratic_local_entropy",
-    "smoothed_constants",
-    "smoothed_curvature",
-    "stability_bound",
-    "stability_ratio",
+    "EntropyGradientEstimate",
     "Estimate",
     "Extremes",
-    "Spectrum",
-    "hessian_spectrum",
-    "spectral_density",
-    "top_eigenvalues",
+    "LocalEntropy",
+    "LocalEntropyEstimate",
     "Objective",
+    "Plan",
+    "Slice",
+    "Spectrum",
+    "Trace",
+    "epsilon_sharpness",
+    "estimate_local_entropy",
+    "flat_local_entropy",
     "gauss_newton_operator",
     "gauss_newton_vector_product",
     "hessian_matrix",
     "hessian_operator",
+    "hessian_spectrum",
     "hessian_vector_product",
+    "local_energy",
+    "local_entropy",
+    "local_entropy_1d",
+    "local_entropy_gradient",
+    "loss_slice",
+    "loss_surface",
+    "moreau_envelope_1d",
+    "pac_bayes_sigma",
+    "quadratic_local_entropy",
+    "sam_sharpness",
+    "smoothed_constants",
+    "smoothed_curvature",
+    "spectral_density",
+    "stability_bound",
+    "stability_ratio",
+    "top_eigenvalues",
+    "trace",
 ]
