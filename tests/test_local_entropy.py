@@ -6,11 +6,15 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from annealing import annealed_importance
 
 from entropy_keras import landscape
-from entropy_keras.landscape.chains import Chains
-from entropy_keras.landscape.entropy import estimate_local_entropy
-from entropy_keras.landscape.plan import Plan
+from entropy_keras.landscape import Chains
+from entropy_keras.landscape import Plan
+from entropy_keras.landscape import entropy_estimators
+from entropy_keras.landscape import estimate_local_entropy
+from entropy_keras.landscape.mixing import diagnose
 
 GRID = np.linspace(-12.0, 12.0, 20_001)
 INTEGRATION = "thermodynamic_integration"
@@ -46,22 +50,21 @@ def integrated(loss, weight, scope, temperature=1.0):
     return found.value[0] - flat, found.gradient[0]
 
 
-def regression(size, rows, rest=0.0):
-    """Returns a linear model, data that it fits but for `rest`, its Hessian."""
+def regression(size, rows):
+    """Returns a linear model, data that zero weights fit, and its Hessian."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=[rows, size]) * np.logspace(0, -2, size)
-    targets = rng.normal(size=[rows, 1]) * rest
     model = keras.Sequential([
         keras.Input([size]),
         keras.layers.Dense(1, use_bias=False),
     ])
     model.set_weights([rng.normal(size=[size, 1])])
-    data = inputs.astype("float32"), targets.astype("float32")
+    data = inputs.astype("float32"), np.zeros([rows, 1], "float32")
     return model, data, 2 / rows * inputs.T @ inputs
 
 
 def closed_form(model, hessian, scope, temperature=1.0):
-    """Returns the truth for a regression without rest, and gradient of -F."""
+    """Returns the truth for a regression, and the gradient of -F."""
     (weights,) = model.get_weights()
     found = landscape.quadratic_local_entropy(
         hessian, weights[:, 0], scope, temperature
@@ -82,17 +85,68 @@ def regression_problem(size, rows, minibatch_size=None, **plan):
     return chains, truth, plan
 
 
+@functools.cache
+def trained_network():
+    """Returns a network of 51 weights in its valley, and its data."""
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=[24, 4]).astype("float32")
+    noisy = inputs[:, :3] + 0.5 * rng.normal(size=[24, 3])
+    data = inputs, noisy.argmax(1).astype("int32")
+    model = keras.Sequential([
+        keras.Input([4]),
+        keras.layers.Dense(6, "relu"),
+        keras.layers.Dense(3),
+    ])
+    model.compile(
+        keras.optimizers.Adam(0.02),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    for _ in range(200):
+        model.train_on_batch(*data)
+    return model, data
+
+
+def network_loss(positions):
+    """Returns the loss of the network at positions, written by hand."""
+    _, (inputs, labels) = trained_network()
+    matrix, bias, last, last_bias = tf.split(positions, [24, 6, 18, 3], -1)
+    hidden = inputs.astype("float64") @ tf.reshape(matrix, [-1, 4, 6])
+    hidden = tf.nn.relu(hidden + bias[:, None])
+    scores = hidden @ tf.reshape(last, [-1, 6, 3]) + last_bias[:, None]
+    log_sum = tf.reduce_logsumexp(scores, -1)
+    right = tf.reduce_sum(scores * tf.one_hot(labels, 3, dtype="float64"), -1)
+    return tf.reduce_mean(log_sum - right, -1)
+
+
+def network_problem(**plan):
+    model, data = trained_network()
+    objective = landscape.Objective(model, data)
+    scope, temperature = plan["scope"], plan["temperature"]
+    truth, error = annealed_importance(
+        network_loss,
+        objective.position().numpy(),
+        scope,
+        temperature,
+        step_size=0.5 * temperature / (1.0 + scope),
+    )
+    assert error < 0.01 * abs(truth)
+    return Chains(objective), truth, plan
+
+
 PROBLEMS = {
-    "double well": lambda: one_weight_problem(double_well, 0.5, scope=1.0),
-    "cartoon": lambda: one_weight_problem(
-        cartoon, -2.0, scope=1.0, num_steps=800
+    "double well": lambda: one_weight_problem(
+        double_well, 0.5, scope=1.0, num_steps=300
     ),
-    "50 weights": lambda: regression_problem(50, 100, scope=0.5, num_steps=800),
-    "500 weights": lambda: regression_problem(
-        500, 200, scope=1.0, num_steps=800
+    "cartoon": lambda: one_weight_problem(cartoon, -2.0, scope=1.0),
+    "50 weights": lambda: regression_problem(50, 100, scope=0.5),
+    "300 weights": lambda: regression_problem(
+        300, 150, scope=1.0, num_steps=600
     ),
     "minibatches": lambda: regression_problem(
-        5, 200, minibatch_size=50, scope=1.0, num_steps=800
+        5, 200, minibatch_size=50, scope=1.0
+    ),
+    "network": lambda: network_problem(
+        scope=0.5, temperature=0.1, num_steps=600
     ),
 }
 
@@ -108,30 +162,299 @@ def quietly(function, *arguments, **options):
         return function(*arguments, **options)
 
 
-def runs(name, method, seeds=20):
-    """Returns seeded estimates of a problem, and the truth."""
+def runs(name, method):
+    """Returns 20 seeded estimates of a problem, and the truth."""
     chains, truth, plan = problem(name)
     found = [
-        quietly(estimate_local_entropy, chains, Plan(**plan, seed=seed), method)
-        for seed in range(seeds)
+        quietly(
+            estimate_local_entropy,
+            chains,
+            Plan(**plan, seed=seed),
+            method,
+            num_nodes=5,
+        )
+        for seed in range(20)
     ]
     return found, truth
 
 
+@pytest.mark.parametrize(("scope", "temperature"), [(1.0, 1.0), (0.5, 0.1)])
+def test_annealed_importance_is_the_closed_form(scope, temperature):
+    curvatures = np.logspace(-2, 0.7, 40)
+    displacement = np.random.default_rng(0).normal(size=40)
+    found, error = annealed_importance(
+        lambda x: tf.reduce_sum(curvatures * x**2, -1) / 2,
+        displacement,
+        scope,
+        temperature,
+        step_size=0.1 * temperature,
+    )
+    truth = landscape.quadratic_local_entropy(
+        np.diag(curvatures), displacement, scope, temperature
+    ).value - landscape.flat_local_entropy(40, scope, temperature)
+    assert abs(found - truth) < 3 * error
+    assert error < 0.01 * abs(truth)
+
+
+def test_the_network_by_hand_is_that_of_keras():
+    model, data = trained_network()
+    position = landscape.Objective(model, data).position()[None]
+    loss = network_loss(tf.cast(position, tf.float64))
+    assert float(loss[0]) == pytest.approx(
+        model.evaluate(*data, verbose=0), rel=1e-5
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_truth_is_inside_the_error_bar(name):
-    found, truth = runs(name, INTEGRATION)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *((name, INTEGRATION) for name in PROBLEMS),
+        ("double well", "monte_carlo"),
+        ("network", "monte_carlo"),
+    ],
+)
+def test_truth_is_inside_the_error_bar(name, method):
+    found, truth = runs(name, method)
     inside = [abs(each.estimate - truth) < each.error_bar for each in found]
-    print([(each.estimate - truth) / each.standard_error for each in found])
     assert sum(inside) >= 19
+    assert all(each.lower_bound < truth < each.upper_bound for each in found)
+    found = [each for each in found if each.converged]
     for each in found:
-        assert each.lower_bound < truth < each.upper_bound
-        assert each.method == INTEGRATION
+        assert each.method == method
         assert each.error_bar < 0.15 * abs(truth)
-        # Rectangles bound it more tightly than the outermost two.
-        assert each.upper_bound - each.lower_bound < abs(truth)
+        if method == INTEGRATION:
+            # Rectangles bound it more tightly than the outermost two.
+            assert each.upper_bound - each.lower_bound < abs(truth)
     # A bar that is far too long would be no bar.
     errors = np.array([each.estimate - truth for each in found])
     bars = np.array([each.standard_error for each in found])
     assert 0.5 < np.sqrt(np.mean((errors / bars) ** 2)) < 1.8
+
+
+def test_auto_samples_independently_only_where_that_suffices():
+    for name, method in {
+        "double well": "monte_carlo",
+        "300 weights": INTEGRATION,
+        "minibatches": INTEGRATION,  # biased by exp
+    }.items():
+        chains, truth, plan = problem(name)
+        found = estimate_local_entropy(chains, Plan(**plan))
+        assert found.method == method
+        assert abs(found.estimate - truth) < found.error_bar
+        assert found.error_bar == 3 * found.standard_error
+
+
+def test_the_same_seed_gives_the_same_without_compiling_again():
+    traced = []
+
+    def loss(_, weight):
+        traced.append(weight)
+        return double_well(weight)
+
+    model, data, _ = one_weight(double_well, 0.5)
+    chains = Chains(landscape.Objective(model, data, loss))
+
+    def found(seed=0, scope=1.0):
+        plan = Plan(scope, num_steps=200, seed=seed)
+        return quietly(estimate_local_entropy, chains, plan, INTEGRATION)
+
+    first = found()
+    compiled = len(traced)
+    assert found() == first
+    assert found(seed=1) != first
+    model.set_weights([np.full([1, 1], 2.0)])
+    assert found(scope=50.0).estimate == pytest.approx(
+        integrated(double_well, 2.0, 50.0)[0], abs=0.05
+    )
+    assert len(traced) == compiled
+    model.set_weights([np.full([1, 1], 0.5)])
+    again = quietly(
+        landscape.local_entropy,
+        model,
+        data,
+        1.0,
+        loss=loss,
+        method=INTEGRATION,
+        num_steps=200,
+    )
+    assert again == first
+
+
+@pytest.mark.parametrize("exact_up_to", [2000, 10])
+def test_laplace_is_the_closed_form_of_quadratics(monkeypatch, exact_up_to):
+    monkeypatch.setattr(entropy_estimators, "_EXACT_HESSIAN_UP_TO", exact_up_to)
+    chains, truth, plan = problem("50 weights")
+    found = estimate_local_entropy(chains, Plan(**plan), "laplace")
+    assert (found.standard_error > 0) == (exact_up_to == 10)
+    assert abs(found.estimate - truth) < found.error_bar + 1e-4 * abs(truth)
+    assert found.lower_bound < truth < found.upper_bound
+
+
+def test_laplace_has_no_value_where_curvature_exceeds_the_pull():
+    chains = Chains(landscape.Objective(*one_weight(double_well, 0.0)))
+    for scope, reason in {4.0: "", 3.0: "has the eigenvalue -3.5"}.items():
+        truth, _ = integrated(double_well, 0.0, scope)
+        found = quietly(estimate_local_entropy, chains, Plan(scope), "laplace")
+        assert reason in found.reason
+        assert found.converged == np.isfinite(found.estimate) == (not reason)
+        assert found.lower_bound < truth < found.upper_bound
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "changes", "reason"),
+    [
+        ("cartoon", INTEGRATION, {"num_steps": 30}, "independent samples, few"),
+        ("300 weights", INTEGRATION, {"num_steps": 12}, "split R-hat is"),
+        ("50 weights", INTEGRATION, {"step_size": 1.0}, "curvature is 2."),
+        ("50 weights", INTEGRATION, {"step_size": 9.0}, "loss is not finite"),
+        ("300 weights", "monte_carlo", {}, "draws are worth"),
+    ],
+)
+def test_what_cannot_be_trusted_is_withheld_but_bounded(
+    name, method, changes, reason
+):
+    chains, truth, plan = problem(name)
+    plan = Plan(**plan | changes)
+    with pytest.warns(UserWarning, match="is only bounded, by .*" + reason):
+        found = estimate_local_entropy(chains, plan, method)
+    assert not found.converged
+    assert np.isnan(found.estimate)
+    assert np.isnan(found.standard_error)
+    assert found.lower_bound < truth < found.upper_bound
+
+
+@pytest.mark.parametrize("method", [INTEGRATION, "monte_carlo"])
+def test_of_a_loss_that_is_not_finite_only_the_smallest_is_known(method):
+    chains = Chains(landscape.Objective(*one_weight(lambda x: x * np.nan, 1.0)))
+    found = quietly(
+        estimate_local_entropy, chains, Plan(1.0), method, minimum_loss=-2.0
+    )
+    assert "the loss is not finite" in found.reason
+    assert np.isnan(found.estimate)
+    assert (found.lower_bound, found.upper_bound) == (-np.inf, 2.0)
+
+
+def test_rectangles_bound_the_integral_of_a_falling_function():
+    def bounds(*couplings, error=0.0, minimum=0.25):
+        s = np.array(couplings)
+        return entropy_estimators.bounds(s, 1 / (1 + s), s * error, minimum)
+
+    fine = bounds(*np.linspace(0, 1, 1001))
+    np.testing.assert_allclose(fine, -np.log(2), atol=3e-4)
+    assert fine[0] < -np.log(2) < fine[1]
+    assert bounds(0.0, 1.0) == (-1.0, -0.5)
+    # Without the value at 1 the smallest loss takes its place.
+    assert bounds(0.0, 0.5) == pytest.approx((-5 / 6, -1 / 3 - 1 / 8))
+    assert bounds(0.5, 1.0) == pytest.approx((-np.inf, -1 / 3 - 1 / 4))
+    assert bounds() == (-np.inf, -0.25)
+    assert bounds(0.0, 0.5, error=0.4) == pytest.approx(
+        (-5 / 6 - 3 * 0.1, -0.25)  # The upper one ends at the smallest loss.
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 100.0, 10_000.0])
+def test_eight_nodes_integrate_quadratic_losses(ratio):
+    nodes, weights = Plan(scope=2.0).quadrature(8, 2.0 * ratio)
+    assert weights.sum() == pytest.approx(1.0, abs=1e-4)
+    for share in (1e-4, 0.01, 0.3, 1.0):
+        curvature = 2.0 * ratio * share
+        integral = weights @ (curvature / (2.0 + nodes * curvature))
+        assert integral == pytest.approx(np.log1p(ratio * share), rel=1e-4)
+
+
+@pytest.mark.parametrize("step_size", [0.05, 0.6])
+def test_chains_have_the_variance_of_quadratics_at_any_step_size(step_size):
+    # Of f = w**2 about 0: <f> = T / (2 s + scope) at coupling s.
+    chains = Chains(
+        landscape.Objective(*one_weight(lambda weight: weight**2, 0.0))
+    )
+    plan = Plan(1.0, 0.5, num_chains=32, num_steps=1500, step_size=step_size)
+    found = diagnose(
+        chains.run(plan, [0.5, 1.0], [step_size] * 2).losses, np.zeros(2)
+    )
+    assert (found.standard_error < 0.03 * found.mean).all()
+    distance = (
+        np.abs(found.mean - [0.5 / 2, 0.5 / 3]) - 3 * found.standard_error
+    )
+    assert (distance < 0).all()
+
+
+def test_diagnosis_knows_how_much_correlated_chains_are_worth():
+    rng = np.random.default_rng(0)
+    chains = rng.normal(size=[4000, 4, 3])
+    for step in range(1, 4000):
+        chains[step, :, 1] += 0.8 * chains[step - 1, :, 1]
+    chains[:, :, 2] = 7.0
+    found = diagnose(chains, np.zeros(3))
+    np.testing.assert_allclose(
+        found.effective_sample_size, [16_000, 16_000 / 9, 16_000], rtol=0.15
+    )
+    np.testing.assert_allclose(found.r_hat, 1.0, atol=0.01)
+    assert found.faults == ["", "", ""]
+    chains[:, 0] += 2.0
+    assert "split R-hat" in diagnose(chains, np.zeros(3)).faults[0]
+
+
+@pytest.mark.parametrize("estimator", ["mean_gradient", "displacement"])
+def test_gradients_are_those_of_the_closed_forms(estimator):
+    options = {"estimator": estimator, "num_chains": 16, "num_steps": 800}
+    for weight, temperature in ((0.5, 1.0), (1.5, 0.3)):
+        _, truth = integrated(double_well, weight, 2.0, temperature)
+        model, data, loss = one_weight(double_well, weight)
+        found = landscape.local_entropy_gradient(
+            model, data, 2.0, temperature, loss, **options
+        )
+        assert found.converged
+        assert abs(found.gradient[0] - truth) < 4 * found.standard_error[0]
+        assert found.standard_error[0] < 0.1
+    model, data, hessian = regression(50, 100)
+    _, truth = closed_form(model, hessian, 2.0)
+    found = landscape.local_entropy_gradient(
+        model, data, 2.0, 1.0, "mse", **options
+    )
+    scores = (found.gradient - truth) / found.standard_error
+    assert 0.6 < np.sqrt(np.mean(scores**2)) < 1.5
+
+
+def test_gradients_of_chains_that_fail_come_with_a_warning():
+    model, data, loss = one_weight(double_well, 0.5)
+    with pytest.warns(UserWarning, match="unreliable: step size times curv"):
+        found = landscape.local_entropy_gradient(
+            model, data, 1.0, loss=loss, num_steps=30, step_size=1.0
+        )
+    assert not found.converged
+    assert np.isfinite(found.gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scope": 0.0}, "`scope` must be a positive"),
+        ({"temperature": -1.0}, "`temperature` must be a positive"),
+        ({"method": "annealing"}, "`method` must be one of"),
+        ({"num_chains": 1}, "`num_chains` must be an integer from 2 on"),
+        ({"num_steps": 11}, "`num_steps` must be an integer from 12 on"),
+        ({"num_nodes": 1}, "`num_nodes` must be an integer from 2 on"),
+        ({"step_size": 0.0}, "`step_size` must be a positive"),
+        ({"minibatch_size": 0}, "`minibatch_size` must be None or a positive"),
+        ({"minimum_loss": None}, "`minimum_loss` must be a number"),
+        ({"minimum_loss": 5.0}, "`minimum_loss` must be at most "),
+        ({"seed": -1}, "`seed` must be an integer from 0 on"),
+        ({"seed": 2**31}, "`seed` must be below"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(changes, message):
+    model, data, loss = one_weight(double_well, 0.5)
+    with pytest.raises(ValueError, match=message):
+        landscape.local_entropy(
+            model, data, **{"scope": 1.0, "loss": loss} | changes
+        )
+
+
+def test_unknown_estimators_of_the_gradient_are_refused():
+    model, data, loss = one_weight(double_well, 0.5)
+    with pytest.raises(ValueError, match="`estimator` must be one of"):
+        landscape.local_entropy_gradient(
+            model, data, 1.0, loss=loss, estimator="mean"
+        )

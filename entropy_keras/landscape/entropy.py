@@ -285,8 +285,8 @@ def local_entropy_gradient(
         if estimator == "displacement"
         else samples.gradients[:, 0]
     )
-    found = diagnose(samples.losses)
-    (reason,) = found.faults(steps * curvature)
+    found = diagnose(samples.losses, steps * curvature)
+    (reason,) = found.faults
     if reason:
         warnings.warn(f"The gradient is unreliable: {reason}", stacklevel=2)
     return EntropyGradientEstimate(

@@ -64,36 +64,29 @@ def bounds(
     couplings: np.ndarray,
     losses: np.ndarray,
     errors: np.ndarray,
-    valid: np.ndarray,
     minimum_loss: float,
 ) -> tuple[float, float]:
     """Bounds minus the integral of a falling function by rectangles.
 
     Args:
-        couplings: Ascending from 0 to 1, of shape `[couplings]`.
-        losses: Mean losses there.
+        couplings: Where the function is known: ascending, from 0 to 1, of shape
+            `[couplings]`, perhaps none.
+        losses: Its values there.
         errors: Their standard errors.
-        valid: Which of them to use.
         minimum_loss: What the function never falls below.
 
     Returns:
         Lower and upper bound, each three standard errors wider.
     """
-    count = len(couplings)
-    widths, places = np.diff(couplings), np.arange(count)
-    # The last valid coupling to the left of each interval, -1 for none, and
-    # the first to the right, `count` for none.
-    left = np.maximum.accumulate(np.where(valid, places, -1))[:-1]
-    right = np.where(valid, places, count)[::-1]
-    right = np.minimum.accumulate(right)[::-1][1:]
-    values = -np.array([*losses, minimum_loss, np.inf])
-    errors = np.array([*np.where(valid, errors, 0.0), 0.0, 0.0])
-    results = []
-    for chosen, sign in ((left, -1.0), (right, 1.0)):
-        shares = np.bincount(chosen % (count + 2), widths, count + 2)
-        error = np.linalg.norm(shares * errors)
-        results.append(widths @ values[chosen] + sign * _WIDTH * error)
-    return float(results[0]), float(min(results[1], -minimum_loss))
+    # From each value to the next the function lies below it, ...
+    widths = np.diff([*couplings, 1.0])
+    lower = -widths @ losses - _WIDTH * np.linalg.norm(widths * errors)
+    # ... and from the one before, above it.
+    widths = np.diff([0.0, *couplings])
+    upper = -widths @ losses + _WIDTH * np.linalg.norm(widths * errors)
+    upper -= (1.0 - widths.sum()) * minimum_loss
+    known = len(couplings) > 0 and couplings[0] == 0.0
+    return float(lower) if known else -np.inf, float(min(upper, -minimum_loss))
 
 
 def monte_carlo(
@@ -112,7 +105,8 @@ def monte_carlo(
     losses = losses.astype("float64")
     count = len(losses)
     if not np.isfinite(losses).all():
-        return _withheld("monte_carlo", "the loss is not finite", minimum_loss)
+        reason, limits = "the loss is not finite", (-np.inf, -minimum_loss)
+        return _estimate(0, 0, limits, "monte_carlo", 0, np.nan, reason)
     exponents = -losses / plan.temperature
     weights = np.exp(exponents - exponents.max())
     total = weights.sum()
@@ -128,23 +122,15 @@ def monte_carlo(
     # The mean loss at coupling 1, by the same draws reweighted.
     reweighted = weights @ losses / total
     spread = np.linalg.norm(weights * (losses - reweighted)) / total
-    lower, upper = bounds(
-        np.array([0.0, 1.0]),
-        np.array([losses.mean(), reweighted]),
-        np.array([losses.std() / np.sqrt(count), spread]),
-        np.array([True, not reason]),
+    known = slice(1 if reason else 2)
+    limits = bounds(
+        np.array([0.0, 1.0])[known],
+        np.array([losses.mean(), reweighted])[known],
+        np.array([losses.std() / np.sqrt(count), spread])[known],
         minimum_loss,
     )
-    return LocalEntropyEstimate(
-        np.nan if reason else float(plan.temperature * value),
-        np.nan if reason else float(plan.temperature * error),
-        lower,
-        upper,
-        "monte_carlo",
-        float(size),
-        np.nan,
-        reason,
-    )
+    value, error = plan.temperature * value, plan.temperature * error
+    return _estimate(value, error, limits, "monte_carlo", size, np.nan, reason)
 
 
 def integrate_coupling(
@@ -170,32 +156,31 @@ def integrate_coupling(
     nodes, weights = plan.quadrature(num_nodes, curvature)
     couplings = np.append(nodes, 1.0)
     step_sizes = plan.step_sizes(couplings, curvature)
-    found = diagnose(chains.run(plan, couplings, step_sizes).losses)
-    faults = found.faults(step_sizes * couplings * curvature)
+    found = diagnose(
+        chains.run(plan, couplings, step_sizes).losses,
+        step_sizes * couplings * curvature,
+    )
     reasons = [
         f"at coupling {coupling:.3g} {fault}"
-        for coupling, fault in zip(couplings, faults, strict=True)
+        for coupling, fault in zip(couplings, found.faults, strict=True)
         if fault
     ]
-    finite = bool(np.isfinite(draws).all())
     draws = draws.astype("float64")
-    lower, upper = bounds(
-        np.array([0.0, *couplings]),
-        np.array([draws.mean(), *found.mean]),
-        np.array([draws.std() / np.sqrt(len(draws)), *found.standard_error]),
-        np.array([finite, *[not fault for fault in faults]]),
+    error = draws.std() / np.sqrt(len(draws))
+    known = [bool(np.isfinite(draws).all()), *(not f for f in found.faults)]
+    limits = bounds(
+        np.array([0.0, *couplings])[known],
+        np.array([draws.mean(), *found.mean])[known],
+        np.array([error, *found.standard_error])[known],
         minimum_loss,
     )
-    value = -weights @ found.mean[:-1]
-    error = np.linalg.norm(weights * found.standard_error[:-1])
-    return LocalEntropyEstimate(
-        np.nan if reasons else float(value),
-        np.nan if reasons else float(error),
-        lower,
-        upper,
+    return _estimate(
+        -weights @ found.mean[:-1],
+        float(np.linalg.norm(weights * found.standard_error[:-1])),
+        limits,
         "thermodynamic_integration",
-        float(found.effective_sample_size.min()),
-        float(found.r_hat.max()),
+        found.effective_sample_size.min(),
+        found.r_hat.max(),
         "; ".join(reasons),
     )
 
@@ -222,41 +207,48 @@ def laplace(
         spectrum = exact(assemble(objective, verbose=0), overwrite=True)
     else:
         spectrum = density(hessian, 100, 4, plan.seed)
-    bound = monte_carlo(draws, plan, minimum_loss)
-    if spectrum.smallest <= -plan.scope:
-        return dataclasses.replace(
-            bound,
-            method="laplace",
-            estimate=np.nan,
-            standard_error=np.nan,
-            effective_sample_size=np.nan,
-            reason=f"the Hessian has the eigenvalue {spectrum.smallest:.3g}, "
-            "not above minus the scope",
+    value = error = np.nan
+    reason = (
+        f"the Hessian has the eigenvalue {spectrum.smallest:.3g}, not above "
+        "minus the scope"
+    )
+    if spectrum.smallest > -plan.scope:
+        shifted = LinearOperator(
+            hessian.shape,
+            matvec=lambda vector: hessian.matvec(vector) + plan.scope * vector,
+            dtype=objective.dtype,
         )
-    gradient = objective.gradient(position).numpy()
-    shifted = LinearOperator(
-        hessian.shape,
-        matvec=lambda vector: hessian.matvec(vector) + plan.scope * vector,
-        dtype=objective.dtype,
-    )
-    solution, unfinished = cg(shifted, gradient, rtol=1e-5)
-    volume = spectrum.mean(lambda nodes: np.log1p(nodes / plan.scope))
-    half = 0.5 * plan.temperature * count
-    value = 0.5 * gradient @ solution - half * volume.value
-    return dataclasses.replace(
-        bound,
-        method="laplace",
-        estimate=float(value - objective.value(position)),
-        standard_error=half * volume.standard_error,
-        effective_sample_size=np.nan,
-        reason="conjugate gradients did not converge" if unfinished else "",
-    )
+        gradient = objective.gradient(position).numpy()
+        solution, unfinished = cg(shifted, gradient, rtol=1e-5)
+        reason = "conjugate gradients did not converge" if unfinished else ""
+        volume = spectrum.mean(lambda nodes: np.log1p(nodes / plan.scope))
+        half = 0.5 * plan.temperature * count
+        value = 0.5 * gradient @ solution - half * volume.value
+        value -= float(objective.value(position))
+        error = half * volume.standard_error
+    bound = monte_carlo(draws, plan, minimum_loss)
+    limits = bound.lower_bound, bound.upper_bound
+    return _estimate(value, error, limits, "laplace", np.nan, np.nan, reason)
 
 
-def _withheld(
-    method: str, reason: str, minimum_loss: float
+def _estimate(
+    value: float,
+    error: float,
+    limits: tuple[float, float],
+    method: str,
+    size: float,
+    r_hat: float,
+    reason: str,
 ) -> LocalEntropyEstimate:
-    """Returns an estimate of which nothing is known but the smallest loss."""
+    """Returns the estimate, withheld if there is a reason."""
+    if reason:
+        value = error = np.nan
     return LocalEntropyEstimate(
-        np.nan, np.nan, -np.inf, -minimum_loss, method, 0.0, np.nan, reason
+        float(value),
+        float(error),
+        *limits,
+        method,
+        float(size),
+        float(r_hat),
+        reason,
     )

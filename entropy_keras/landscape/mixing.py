@@ -20,26 +20,43 @@ class Diagnosis(NamedTuple):
         effective_sample_size: Independent samples that the chains are worth.
         r_hat: Split R-hat: the deviation within all half chains together over
             that within each, 1 where they agree.
+        faults: What is wrong at each coupling, empty where nothing is.
     """
 
     mean: np.ndarray
     standard_error: np.ndarray
     effective_sample_size: np.ndarray
     r_hat: np.ndarray
+    faults: list[str]
 
-    def faults(self, rates: np.ndarray) -> list[str]:
-        """Returns what is wrong at each coupling, empty where nothing is.
 
-        Args:
-            rates: Step size times coupling times largest curvature.
+def diagnose(losses: np.ndarray, rates: np.ndarray) -> Diagnosis:
+    """Returns means of chains and how far they can be trusted.
 
-        Returns:
-            A phrase for each.
-        """
-        return [
-            _fault(mean, size, r_hat, rate)
-            for mean, _, size, r_hat, rate in zip(*self, rates, strict=True)
-        ]
+    Args:
+        losses: Of shape `[steps, chains, couplings]`.
+        rates: Step size times coupling times largest curvature, of shape
+            `[couplings]`.
+
+    Returns:
+        The diagnosis. A constant counts as well mixed.
+
+    References:
+        Vehtari et al., "Rank-normalization, folding, and localization: an
+        improved R-hat", 2021, for the effective sample size over chains.
+    """
+    losses = losses.astype("float64")
+    with np.errstate(invalid="ignore"):  # Chains that diverged: NaN, said so.
+        mean, variance = losses.mean((0, 1)), losses.var((0, 1))
+    size, r_hat = (each.numpy() for each in _tfp_diagnostics(losses))
+    total = losses.shape[0] * losses.shape[1]
+    constant = variance <= (np.finfo("float32").eps * mean) ** 2
+    size = np.where(constant, total, np.minimum(size, total))
+    r_hat = np.where(constant, 1.0, r_hat)
+    faults = [
+        _fault(*row) for row in zip(mean, size, r_hat, rates, strict=True)
+    ]
+    return Diagnosis(mean, np.sqrt(variance / size), size, r_hat, faults)
 
 
 def _fault(mean: float, size: float, r_hat: float, rate: float) -> str:
@@ -56,32 +73,6 @@ def _fault(mean: float, size: float, r_hat: float, rate: float) -> str:
             f"{_FEWEST_SAMPLES}"
         )
     return ""
-
-
-def diagnose(losses: np.ndarray) -> Diagnosis:
-    """Returns means of chains and how far they can be trusted.
-
-    Args:
-        losses: Of shape `[steps, chains, couplings]`.
-
-    Returns:
-        The diagnosis. A constant counts as well mixed.
-
-    References:
-        Vehtari et al., "Rank-normalization, folding, and localization: an
-        improved R-hat", 2021, for the effective sample size over chains.
-    """
-    losses = losses.astype("float64")
-    with np.errstate(invalid="ignore"):  # Chains that diverged: NaN, said so.
-        mean, variance = losses.mean((0, 1)), losses.var((0, 1))
-    size, r_hat = (each.numpy() for each in _tfp_diagnostics(losses))
-    total = losses.shape[0] * losses.shape[1]
-    tiny = np.finfo("float32").eps * np.abs(mean)
-    constant = variance <= tiny**2
-    size = np.where(constant, total, np.minimum(size, total))
-    return Diagnosis(
-        mean, np.sqrt(variance / size), size, np.where(constant, 1.0, r_hat)
-    )
 
 
 @tf.function(
