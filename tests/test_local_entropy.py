@@ -15,6 +15,7 @@ from entropy_keras.landscape import Plan
 from entropy_keras.landscape import entropy_estimators
 from entropy_keras.landscape import estimate_local_entropy
 from entropy_keras.landscape.mixing import diagnose
+from entropy_keras.samplers import SplitSGLD
 
 GRID = np.linspace(-12.0, 12.0, 20_001)
 INTEGRATION = "thermodynamic_integration"
@@ -245,12 +246,19 @@ def test_auto_samples_independently_only_where_that_suffices():
         assert found.error_bar == 3 * found.standard_error
 
 
-def test_the_same_seed_gives_the_same_without_compiling_again():
+def test_the_same_seed_gives_the_same_without_compiling_again(monkeypatch):
     traced = []
+    step = SplitSGLD.step
+
+    def traced_step(*arguments, **options):
+        traced.append("step")
+        return step(*arguments, **options)
 
     def loss(_, weight):
-        traced.append(weight)
+        traced.append("loss")
         return double_well(weight)
+
+    monkeypatch.setattr(SplitSGLD, "step", traced_step)
 
     model, data, _ = one_weight(double_well, 0.5)
     chains = Chains(landscape.Objective(model, data, loss))
@@ -289,6 +297,16 @@ def test_laplace_is_the_closed_form_of_quadratics(monkeypatch, exact_up_to):
     assert (found.standard_error > 0) == (exact_up_to == 10)
     assert abs(found.estimate - truth) < found.error_bar + 1e-4 * abs(truth)
     assert found.lower_bound < truth < found.upper_bound
+
+
+def test_laplace_has_no_value_if_its_equations_remain_unsolved(monkeypatch):
+    monkeypatch.setattr(
+        entropy_estimators, "cg", lambda operator, right, rtol: (right, 1)
+    )
+    chains, _, plan = problem("50 weights")
+    found = quietly(estimate_local_entropy, chains, Plan(**plan), "laplace")
+    assert "conjugate gradients" in found.reason
+    assert np.isnan(found.estimate)
 
 
 def test_laplace_has_no_value_where_curvature_exceeds_the_pull():
@@ -363,6 +381,19 @@ def test_eight_nodes_integrate_quadratic_losses(ratio):
         assert integral == pytest.approx(np.log1p(ratio * share), rel=1e-4)
 
 
+def test_what_chains_see_on_their_way_does_not_count():
+    # From the weight 1 they fall, nearly without noise, to 1 / 201.
+    chains = Chains(
+        landscape.Objective(*one_weight(lambda weight: 100 * weight**2, 1.0))
+    )
+    plan = Plan(1.0, temperature=1e-12, num_steps=60)
+    found = chains.run(plan, [1.0], plan.step_sizes(np.ones(1), 200.0))
+    assert found.losses.shape == (40, 4, 1)
+    np.testing.assert_allclose(found.losses, 100 / 201**2, rtol=2e-3)
+    np.testing.assert_allclose(found.displacements, -200 / 201, rtol=1e-4)
+    np.testing.assert_allclose(found.gradients, 200 / 201, rtol=1e-3)
+
+
 @pytest.mark.parametrize("step_size", [0.05, 0.6])
 def test_chains_have_the_variance_of_quadratics_at_any_step_size(step_size):
     # Of f = w**2 about 0: <f> = T / (2 s + scope) at coupling s.
@@ -378,6 +409,16 @@ def test_chains_have_the_variance_of_quadratics_at_any_step_size(step_size):
         np.abs(found.mean - [0.5 / 2, 0.5 / 3]) - 3 * found.standard_error
     )
     assert (distance < 0).all()
+    # Other seeds, other noise: with the same, chains would come together.
+    last, other = (
+        chains.run(
+            Plan(1.0, num_steps=300, step_size=step_size, seed=seed),
+            [1.0],
+            [step_size],
+        ).losses[-1]
+        for seed in (0, 1)
+    )
+    assert np.abs(last - other).min() > 1e-4
 
 
 def test_diagnosis_knows_how_much_correlated_chains_are_worth():
@@ -385,7 +426,7 @@ def test_diagnosis_knows_how_much_correlated_chains_are_worth():
     chains = rng.normal(size=[4000, 4, 3])
     for step in range(1, 4000):
         chains[step, :, 1] += 0.8 * chains[step - 1, :, 1]
-    chains[:, :, 2] = 7.0
+    chains[:, :, 2] = 0.0
     found = diagnose(chains, np.zeros(3))
     np.testing.assert_allclose(
         found.effective_sample_size, [16_000, 16_000 / 9, 16_000], rtol=0.15

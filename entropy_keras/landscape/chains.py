@@ -98,25 +98,28 @@ class Chains:
 
         Args:
             plan: What to sample.
-            couplings: Values of s, of shape `[couplings]`.
-            step_sizes: Step size η' of each, of that shape.
+            couplings: Values of s from 0 to 1, of shape `[couplings]`.
+            step_sizes: Step size η' of each, positive, of that shape; that of
+                the plan is not looked at.
 
         Returns:
             What they saw.
         """
         dtype = self.objective.dtype
+
         # Chains vary slowest, so that each coupling is a column of a table.
-        columns = [
-            tf.constant(np.tile(values, plan.num_chains)[:, None], dtype)
-            for values in (couplings, step_sizes)
-        ]
-        start = tf.repeat(self._start(plan), len(couplings), axis=0)
-        losses, displacements, gradients = self._compiled_run(
+        def repeated(values: Any) -> tf.Tensor:
+            return tf.constant(np.tile(values, plan.num_chains)[:, None], dtype)
+
+        losses, means = self._compiled_run(
             self.objective.position(),
-            start,
-            *columns,
-            tf.constant(plan.scope, dtype),
-            tf.constant(plan.temperature, dtype),
+            tf.repeat(self._start(plan), len(couplings), axis=0),
+            repeated(couplings),
+            {
+                "step_size": repeated(step_sizes),
+                "scope": tf.constant(plan.scope, dtype),
+                "temperature": tf.constant(plan.temperature, dtype),
+            },
             tf.constant(plan.num_steps),
             tf.constant(plan.num_discarded),
             tf.constant(plan.seed),
@@ -124,8 +127,7 @@ class Chains:
         table = (plan.num_chains, len(couplings))
         return Samples(
             losses.numpy()[plan.num_discarded :].reshape(-1, *table),
-            displacements.numpy().reshape(*table, -1),
-            gradients.numpy().reshape(*table, -1),
+            *means.numpy().reshape(2, *table, -1),
         )
 
     def draw(self, plan: Plan) -> np.ndarray:
@@ -135,7 +137,8 @@ class Chains:
             plan: What to sample; `num_chains * num_steps` draws.
 
         Returns:
-            Losses, of shape `[draws]`.
+            Losses, of shape `[draws]`; over a minibatch of each draw's own if
+            the chains have minibatches.
         """
         return self._compiled_draw(
             self.objective.position(),
@@ -187,23 +190,25 @@ class Chains:
 
         # One position after another: together they would not fit into memory,
         # and not every layer can be vectorized.
-        def at_each(positions: tf.Tensor, batch: Any, rows: Any) -> tf.Tensor:
+        def at_each(
+            positions: tf.Tensor, batch: Any, *rows: tf.Tensor
+        ) -> tf.Tensor:
             def at_one(arguments: tuple[tf.Tensor, ...]) -> tf.Tensor:
                 position, *own = arguments
-                part = _take(batch, own[0]) if own else batch
+                part = keras.tree.map_structure(
+                    lambda leaf: tf.gather(leaf, *own) if own else leaf, batch
+                )
                 return function(objective, position, part)
 
             return tf.map_fn(
                 at_one,
-                (positions,) if rows is None else (positions, rows),
+                (positions, *rows),
                 fn_output_signature=positions.dtype,
                 parallel_iterations=1,
             )
 
         if size is None:
-            mean = objective.mean(
-                lambda positions, batch: at_each(positions, batch, None)
-            )
+            mean = objective.mean(at_each)
             return lambda positions, seed: mean(positions)
         data = keras.tree.map_structure(
             lambda *parts: tf.concat(parts, 0), *objective.batches
@@ -225,52 +230,45 @@ class Chains:
         anchor: tf.Tensor,
         start: tf.Tensor,
         couplings: tf.Tensor,
-        step_sizes: tf.Tensor,
-        scope: tf.Tensor,
-        temperature: tf.Tensor,
+        pull: dict[str, tf.Tensor],
         num_steps: tf.Tensor,
         num_discarded: tf.Tensor,
         seed: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        noise_scale = tf.math.rsqrt(2.0 * (1.0 + tf.exp(-step_sizes * scope)))
-        pull = {
-            "step_size": step_sizes, "scope": scope, "temperature": temperature
-        }  # fmt: skip
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        decay = tf.exp(-pull["step_size"] * pull["scope"])
+        noise_scale = tf.math.rsqrt(2.0 * (1.0 + decay))
+        deviation = tf.sqrt(pull["temperature"] / pull["scope"])
 
         def body(
             step: tf.Tensor,
             position: tf.Tensor,
             noise: tf.Tensor,
-            sums: tuple[tf.Tensor, tf.Tensor],
+            sums: tf.Tensor,
             trace: tf.TensorArray,
         ) -> tuple[Any, ...]:
             evaluated = self._evaluate(position, [seed, 2 * step + 1])
             loss, gradient = evaluated[:, 0], evaluated[:, 1:]
             counts = tf.cast(step >= num_discarded, anchor.dtype)
-            terms = (position - anchor, gradient)
-            sums = tuple(
-                s + counts * t for s, t in zip(sums, terms, strict=True)
-            )
+            sums += counts * tf.stack([position - anchor, gradient])
             fresh = tf.random.stateless_normal(
                 start.shape, [seed, 2 * (step + 1)], dtype=anchor.dtype
             )
             noise = (noise + fresh) * noise_scale
-            force = couplings * gradient
             position, _ = SplitSGLD().step(
-                position, force, anchor, noise, (), **pull
+                position, couplings * gradient, anchor, noise, (), **pull
             )
             return step + 1, position, fresh, sums, trace.write(step, loss)
 
-        zeros = tf.zeros_like(start)
-        position = anchor + tf.sqrt(temperature / scope) * start
+        position = anchor + deviation * start
+        sums = tf.zeros([2, *start.shape], anchor.dtype)
         losses = tf.TensorArray(anchor.dtype, num_steps)
         *_, sums, trace = tf.while_loop(
             lambda step, *_: step < num_steps,
             body,
-            (tf.constant(0), position, start, (zeros, zeros), losses),
+            (tf.constant(0), position, start, sums, losses),
         )
         count = tf.cast(num_steps - num_discarded, anchor.dtype)
-        return trace.stack(), sums[0] / count, sums[1] / count
+        return trace.stack(), sums / count
 
     def _draw(
         self,
@@ -316,7 +314,3 @@ def _loss_and_gradient(
         loss, position, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
     return tf.concat([loss[None], gradient], 0)
-
-
-def _take(batch: Any, rows: tf.Tensor) -> Any:
-    return keras.tree.map_structure(lambda leaf: tf.gather(leaf, rows), batch)

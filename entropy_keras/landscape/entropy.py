@@ -57,10 +57,10 @@ def local_entropy(
     Args:
         model: See `Objective`, as for `data`, `loss` and the options.
         data: The samples.
-        scope: Strength γ of the pull to x, positive: weights are explored to
-            a distance of sqrt(T / γ) each.
-        temperature: Temperature T, positive. Since the loss is a mean, the
-            posterior of N samples has 1 / N.
+        scope: Strength γ of the pull to x, positive, in units of the loss per
+            squared weight: weights are explored to a distance of sqrt(T / γ).
+        temperature: Temperature T, positive, in units of the loss. Since that
+            is a mean, the posterior of N samples has 1 / N.
         loss: The loss; `None` for the compiled one.
         method: `"thermodynamic_integration"` over the coupling, with Langevin
             chains; `"monte_carlo"`: the mean of the formula above over
@@ -137,7 +137,7 @@ def estimate_local_entropy(
         minimum_loss: What the loss never falls below.
 
     Returns:
-        The estimate.
+        The estimate, with a warning if it is withheld; see `local_entropy`.
 
     Raises:
         ValueError: If an argument is out of its range, or if the loss falls
@@ -162,9 +162,9 @@ def estimate_local_entropy(
     _check(method, num_nodes, minimum_loss)
     draws = chains.draw(plan)
     if chains.minibatch_size is None:
-        smallest = np.min(draws, where=~np.isnan(draws), initial=np.inf)
+        smallest = np.fmin.reduce(draws)  # Of those that are not NaN.
         require(
-            bool(smallest >= minimum_loss),
+            not smallest < minimum_loss,
             "minimum_loss",
             f"at most {smallest:.6g}, a loss that occurs",
             minimum_loss,
@@ -201,6 +201,14 @@ class EntropyGradientEstimate:
             chains are worth.
         r_hat: Their split R-hat, near 1 where chains agree.
         reason: Why not to trust the gradient; empty if nothing is wrong.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> found = landscape.EntropyGradientEstimate(
+    ...     np.array([0.5]), np.array([0.1]), 900.0, r_hat=1.01, reason=""
+    ... )
+    >>> found.converged
+    True
     """
 
     gradient: np.ndarray
@@ -253,7 +261,8 @@ def local_entropy_gradient(
         **options: `batch_size` and `training`.
 
     Returns:
-        The gradient. Where chains fail it comes with a warning and the reason.
+        The gradient, in units of the loss per weight. Where chains fail it
+        comes with a warning and the reason.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -270,7 +279,7 @@ def local_entropy_gradient(
     True
 
     References:
-        Chaudhari et al., arXiv:1611.01838v1, eq. 9.
+        Chaudhari et al., arXiv:1611.01838v1, eq. 7.
     """
     plan = Plan(scope, temperature, num_chains, num_steps, step_size, seed)
     require(

@@ -38,6 +38,14 @@ class LocalEntropyEstimate:
         r_hat: The worst split R-hat of the losses, near 1 where chains agree;
             NaN where there are no chains.
         reason: Why the estimate is withheld; empty if it is not.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> found = landscape.LocalEntropyEstimate(
+    ...     -2.0, 0.5, -4.0, -1.0, "laplace", np.nan, np.nan, reason=""
+    ... )
+    >>> found.converged, found.error_bar
+    (True, 1.5)
     """
 
     estimate: float

@@ -24,6 +24,11 @@ class LocalEntropy(NamedTuple):
     """The local entropy F, with gradient and Hessian of the smoothed loss -F.
 
     For `local_entropy_1d` each is an array with one entry per position.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> landscape.LocalEntropy(value=-1.0, gradient=0.5, hessian=0.1).value
+    -1.0
     """
 
     value: Any
@@ -54,6 +59,9 @@ def flat_local_entropy(
     >>> from entropy_keras import landscape
     >>> round(landscape.flat_local_entropy(2, scope=2 * np.pi), 6)
     0.0
+
+    References:
+        Chaudhari et al., arXiv:1611.01838v1, eq. 4, of the loss zero.
     """
     require(
         is_integer(num_parameters, 1),
@@ -91,6 +99,9 @@ def quadratic_local_entropy(
     >>> entropy = landscape.quadratic_local_entropy([[1.0]], [2.0], scope=1.0)
     >>> entropy.gradient, entropy.hessian
     (array([1.]), array([[0.5]]))
+
+    References:
+        Chaudhari et al., arXiv:1611.01838v1, eq. 4, a Gaussian integral here.
     """
     require_positive(scope=scope, temperature=temperature)
     hessian = np.asarray(hessian, np.float64)
@@ -148,6 +159,10 @@ def local_entropy_1d(
     ... )
     >>> entropy.gradient.round(6), entropy.hessian.round(6)
     (array([1.]), array([0.5]))
+
+    References:
+        Chaudhari et al., arXiv:1611.01838v1, eq. 4; Trefethen and Weideman,
+        "The exponentially convergent trapezoidal rule", 2014.
     """
     require_positive(scope=scope, temperature=temperature)
     x, grid, energy = _energy(loss, x, scope, grid)
@@ -156,17 +171,18 @@ def local_entropy_1d(
     weights = np.exp(exponent - largest)
     total = weights.sum(axis=1, keepdims=True)
     weights /= total
+    received = f"{len(grid)} points from {grid[0]} to {grid[-1]}"
     require(
         bool((weights[:, [0, -1]] < 1e-9).all()),
         "grid",
         "so long that the integrand dies away at both ends",
-        f"{len(grid)} points from {grid[0]} to {grid[-1]}",
+        received,
     )
     require(
         bool(((weights**2).sum(axis=1) < 0.25).all()),
         "grid",
         "so fine that the integrand is several points wide",
-        f"{len(grid)} points from {grid[0]} to {grid[-1]}",
+        received,
     )
     value = temperature * (largest + np.log(total))[:, 0]
     mean = weights @ grid
@@ -209,6 +225,9 @@ def moreau_envelope_1d(
     ...     np.abs, [0.0, 1.0, 2.0], scope=1.0, grid=np.linspace(-4, 4, 801)
     ... ).round(6)
     array([0. , 0.5, 1.5])
+
+    References:
+        Parikh and Boyd, "Proximal algorithms", 2014, section 3.1.
     """
     require_positive(scope=scope)
     _, _, energy = _energy(loss, x, scope, grid)

@@ -15,13 +15,15 @@ class Plan:
     """What is sampled, and how thoroughly.
 
     Attributes:
-        scope: Strength γ of the pull to the weights of the model, positive.
-        temperature: Temperature T, positive.
+        scope: Strength γ of the pull to the weights of the model, positive, in
+            units of the loss per squared weight.
+        temperature: Temperature T, positive, in units of the loss.
         num_chains: Independent chains per coupling, at least 2.
         num_steps: Steps of each chain, at least 12; the first third is
             discarded.
-        step_size: Step size η' of every chain, positive; `None` for half the
-            inverse of the largest curvature that it meets.
+        step_size: Step size η' of every chain, positive, in units of the
+            inverse scope; `None` for half the inverse of the largest curvature,
+            pull included, that it meets.
         seed: Of the noise and of the minibatches, below 2**31.
 
     Raises:
