@@ -381,6 +381,20 @@ def test_eight_nodes_integrate_quadratic_losses(ratio):
         assert integral == pytest.approx(np.log1p(ratio * share), rel=1e-4)
 
 
+def test_minibatches_are_drawn_anew_and_without_bias():
+    model, (inputs, targets), _ = regression(5, 200)
+    objective = landscape.Objective(
+        model, (inputs, targets), "mse", batch_size=80
+    )
+    losses = np.square(inputs @ model.get_weights()[0])[:, 0]
+    # A pull so strong that all draws are at the weights of the model.
+    draws = Chains(objective, minibatch_size=10).draw(Plan(scope=1e12))
+    deviation = losses.std() / np.sqrt(10)
+    assert draws.std() == pytest.approx(deviation, rel=0.1)
+    error = deviation / np.sqrt(len(draws))
+    assert draws.mean() == pytest.approx(losses.mean(), abs=4 * error)
+
+
 def test_what_chains_see_on_their_way_does_not_count():
     # From the weight 1 they fall, nearly without noise, to 1 / 201.
     chains = Chains(
