@@ -16,6 +16,8 @@ from entropy_keras.landscape.exact import flat_local_entropy
 from entropy_keras.landscape.exact import local_entropy_1d
 from entropy_keras.landscape.exact import moreau_envelope_1d
 from entropy_keras.landscape.exact import quadratic_local_entropy
+from entropy_keras.landscape.fisher import fisher_diagonal
+from entropy_keras.landscape.fisher import fisher_from_adam
 from entropy_keras.landscape.hessian import hessian_matrix
 from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.objective import Objective
@@ -57,6 +59,8 @@ __all__ = [
     "Trace",
     "epsilon_sharpness",
     "estimate_local_entropy",
+    "fisher_diagonal",
+    "fisher_from_adam",
     "flat_local_entropy",
     "gauss_newton_operator",
     "gauss_newton_vector_product",

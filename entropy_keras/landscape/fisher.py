@@ -1,0 +1,332 @@
+"""The diagonal of the Fisher information, exact and as Adam sees it."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from entropy_keras.landscape.objective import Objective
+from entropy_keras.validation import is_integer
+from entropy_keras.validation import require
+
+KINDS = ("empirical", "true")
+# Numbers that the gradients of one chunk of samples may take.
+_ROOM = 30_000_000
+
+
+def fisher_diagonal(
+    model: Any,
+    data: Any,
+    loss: Any = None,
+    *,
+    kind: str = "empirical",
+    batch_size: int = 1000,
+) -> np.ndarray:
+    """Computes the diagonal of the Fisher information from each sample.
+
+    It is the mean over samples of the squared gradient of one sample's loss, a
+    negative log-likelihood. The true Fisher information is also the diagonal
+    of the Gauss-Newton matrix; the empirical one is not, but for a model that
+    is right and near its optimum. Regularization of the weights, which belongs
+    to no sample, is left out. Layers run as in inference.
+
+    Args:
+        model: See `Objective`, as for `data`, `loss` and `batch_size`.
+        data: The samples, without weights.
+        loss: The loss; `None` for the compiled one.
+        kind: `"empirical"` takes the labels of the data. `"true"` takes the
+            expectation over the labels that the model predicts, all of them,
+            which takes as many gradients per sample as there are classes. It is
+            for one label per sample and losses that are minus its logarithm
+            of probability, such as all cross-entropies without smoothing.
+        batch_size: Samples per batch when `data` are arrays.
+
+    Returns:
+        An array of shape `[n]`, in the dtype of the weights and the order of
+        `model.trainable_variables`, each flattened.
+
+    Raises:
+        ValueError: If there is no such kind, if `data` has sample weights, or
+            if for the true Fisher information the loss is not such a one; see
+            also `Objective`.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> model = keras.Sequential([
+    ...     keras.Input([2]),
+    ...     keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros"),
+    ... ])
+    >>> data = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
+    >>> landscape.fisher_diagonal(model, data, "binary_crossentropy")
+    array([0.125, 0.125, 0.25 ], dtype=float32)
+
+    References:
+        Kunstner, Balles and Hennig, "Limitations of the empirical Fisher
+        approximation", arXiv:1905.12558.
+    """
+    require(kind in KINDS, "kind", f"one of {KINDS}", kind)
+    objective = Objective(model, data, loss, batch_size=batch_size)
+    require(
+        all(isinstance(b, tuple) and len(b) == 2 for b in objective.batches),
+        "data",
+        "`(x, y)` without sample weights",
+        "another structure",
+    )
+    position = objective.position()
+    penalty, its_gradient = _penalty(objective, model, position)
+    squares = _sum_of_squares(objective, position, its_gradient)
+    at_once = max(1, _ROOM // objective.num_parameters)
+    total, probability = np.zeros(objective.num_parameters), 0.0
+    for batch in objective.batches:
+        if kind == "true":
+            batch = _with_every_label(objective, position, batch)
+        length = int(keras.tree.flatten(batch)[0].shape[0])
+        for start in range(0, length, at_once):
+            chunk = keras.tree.map_structure(
+                lambda leaf, start=start: leaf[start : start + at_once], batch
+            )
+            # The probability of the label is exp(-loss) without the penalty.
+            offset = penalty if kind == "true" else None
+            part, mass = squares(chunk, offset)
+            total += part.numpy()
+            probability += float(mass)
+    mean_probability = probability / objective.num_samples
+    require(
+        kind == "empirical" or abs(mean_probability - 1.0) < 1e-3,
+        "loss",
+        'minus the logarithm of a probability of the label for kind="true"',
+        f"one whose probabilities sum to {mean_probability:.3g}",
+    )
+    return (total / objective.num_samples).astype(objective.dtype)
+
+
+def fisher_from_adam(
+    optimizer: keras.optimizers.Optimizer,
+    batch_size: int,
+    num_samples: int | None = None,
+) -> np.ndarray:
+    """Estimates the diagonal of the Fisher information from Adam's moments.
+
+    Adam keeps running means m of the gradient and v of its square. Both belong
+    to gradients of batches, whose variance is that of samples over the batch
+    size, and m itself scatters. In expectation, after t updates at weights
+    that hardly move, with the corrections of Adam's bias,
+
+        v - m^2 = variance / batch_size * (1 - (1 - b) (1 + b^t)
+                                               / ((1 + b) (1 - b^t)))
+
+    with b = `beta_1`: at the usual 0.9 the last factor tends to 18 / 19. This
+    function divides by what stands beside the variance. The result is the
+    empirical Fisher information less the square of the mean gradient.
+
+    Equal windows, `beta_1 == beta_2`, make it non-negative. With the usual
+    unequal ones gradients that are rare or change make negative entries, which
+    are no property of the Fisher information.
+
+    Args:
+        optimizer: Adam or a subclass, after at least two updates by gradients
+            that were not clipped.
+        batch_size: Samples per update.
+        num_samples: Size of the training set if batches are drawn from it
+            without repetition, which makes them scatter less; `None` if it is
+            much larger than a batch.
+
+    Returns:
+        An array of shape `[n]`, as `fisher_diagonal`.
+
+    Raises:
+        ValueError: If the optimizer or a number is not as described.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> weight = keras.Variable([1.0])
+    >>> adam = keras.optimizers.Adam(beta_1=0.9, beta_2=0.9)
+    >>> for gradient in (1.0, -1.0):
+    ...     adam.apply([np.array([gradient])], [weight])
+    >>> landscape.fisher_from_adam(adam, batch_size=10)
+    array([20.], dtype=float32)
+
+    References:
+        Chaudhari et al., arXiv:1611.01838v1, figure 3 (c), which shows
+        v - m^2 of All-CNN-BN.
+    """
+    _check_adam(optimizer, batch_size, num_samples)
+    updates = int(optimizer.iterations)
+    beta = optimizer.beta_1
+    mean, square = (
+        np.concatenate([np.ravel(moment) for moment in moments])
+        / (1.0 - rate**updates)
+        for moments, rate in (
+            (optimizer._momentums, beta),
+            (optimizer._velocities, optimizer.beta_2),
+        )
+    )
+    share = variance_share(beta, updates) / batch_size
+    if num_samples is not None:
+        share *= (num_samples - batch_size) / (num_samples - 1)
+    diagonal = (square - mean**2) / share
+    negative = np.mean(diagonal < 0.0)
+    if negative and beta != optimizer.beta_2:
+        warnings.warn(
+            f"{negative:.2%} of the entries are negative, since the windows of "
+            "Adam's two means differ; train with `beta_2` equal to `beta_1` "
+            "for a while, or use `fisher_diagonal`.",
+            stacklevel=2,
+        )
+    return diagonal
+
+
+def variance_share(beta: float, updates: int) -> float:
+    """Returns which part of the gradient's variance v - m^2 is expected to be.
+
+    The mean m weighs gradient k by (1 - b) b^(t - k) / (1 - b^t); the sum of
+    the squared weights is what its own variance takes away.
+
+    Args:
+        beta: Decay b of the mean of gradients.
+        updates: Number t of updates.
+
+    Returns:
+        A number from 0, after one update, to 2 b / (1 + b).
+    """
+    return 1.0 - (1.0 - beta) * (1.0 + beta**updates) / (
+        (1.0 + beta) * (1.0 - beta**updates)
+    )
+
+
+def _check_adam(
+    optimizer: keras.optimizers.Optimizer,
+    batch_size: int,
+    num_samples: int | None,
+) -> None:
+    """Checks the arguments of `fisher_from_adam`.
+
+    Args:
+        optimizer: Adam.
+        batch_size: Samples per update.
+        num_samples: Samples in all.
+
+    Raises:
+        ValueError: If one of them cannot be.
+    """
+    limits = ("clipnorm", "clipvalue", "global_clipnorm")
+    require(
+        isinstance(optimizer, keras.optimizers.Adam)
+        and all(getattr(optimizer, limit) is None for limit in limits),
+        "optimizer",
+        "`keras.optimizers.Adam` or a subclass, without clipping",
+        optimizer,
+    )
+    updates = int(optimizer.iterations)
+    require(updates >= 2, "optimizer", "used for two updates or more", updates)
+    require(optimizer.beta_1 > 0.0, "beta_1", "positive", optimizer.beta_1)
+    require(
+        is_integer(batch_size, 1),
+        "batch_size",
+        "a positive integer",
+        batch_size,
+    )
+    require(
+        num_samples is None or is_integer(num_samples, batch_size + 1),
+        "num_samples",
+        "None or an integer larger than the batch size",
+        num_samples,
+    )
+
+
+def _penalty(
+    objective: Objective, model: keras.Model, position: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the regularization loss of the weights and its gradient."""
+    with tf.GradientTape() as tape:
+        tape.watch(position)
+        weights = objective.split(position)
+        mapping = list(zip(objective.variables, weights, strict=True))
+        with keras.StatelessScope(mapping, collect_losses=True):
+            terms = [tf.cast(term, objective.dtype) for term in model.losses]
+        penalty = tf.add_n([tf.zeros([], objective.dtype), *terms])
+    return penalty, tape.gradient(penalty, position, None, _ZERO)
+
+
+_ZERO = tf.UnconnectedGradients.ZERO
+
+
+def _sum_of_squares(
+    objective: Objective, position: tf.Tensor, penalty_gradient: tf.Tensor
+) -> Any:
+    """Returns a function that adds up squared gradients of samples.
+
+    Args:
+        objective: The loss.
+        position: The weights.
+        penalty_gradient: What to take off from each gradient.
+
+    Returns:
+        A compiled function of a batch and `None`, or a number that is taken
+        off from each loss, whereupon samples are weighted by exp(-loss). It
+        returns the sum and the sum of these weights.
+    """
+
+    def one(sample: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        batch = keras.tree.map_structure(lambda leaf: leaf[tf.newaxis], sample)
+        with tf.GradientTape() as tape:
+            tape.watch(position)
+            loss = objective.batch_loss(position, batch)
+        gradient = tape.gradient(loss, position, None, _ZERO)
+        return loss, tf.square(gradient - penalty_gradient)
+
+    @tf.function(jit_compile=False, autograph=False)
+    def total(batch: Any, offset: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        losses, squares = tf.vectorized_map(one, batch)
+        weights = tf.ones_like(losses)
+        if offset is not None:
+            weights = tf.exp(offset - losses)
+        return tf.linalg.matvec(squares, weights, True), tf.reduce_sum(weights)
+
+    return total
+
+
+def _with_every_label(
+    objective: Objective, position: tf.Tensor, batch: Any
+) -> Any:
+    """Returns each sample of a batch once with each label it could have.
+
+    Args:
+        objective: The loss.
+        position: The weights.
+        batch: Inputs, and labels for their form: integers, or rows of a unit
+            matrix.
+
+    Returns:
+        A batch that is longer by the number of classes.
+
+    Raises:
+        ValueError: If there is not one label per sample.
+    """
+    inputs, labels = batch
+    outputs, _ = objective.forward(objective.split(position), batch)
+    shape = tuple(outputs.shape) if tf.is_tensor(outputs) else (0,)
+    one_label = (
+        len(shape) == 2
+        and tf.is_tensor(labels)
+        and tuple(labels.shape[1:]) in {(), (1,), (shape[1],)}
+    )
+    require(
+        one_label,
+        "data",
+        'of one label per sample for kind="true"',
+        "another structure",
+    )
+    length, classes = shape[0], max(shape[1], 2)
+    every = tf.range(classes)
+    if labels.shape.rank == 2 and labels.shape[1] == classes:
+        every = tf.eye(classes)
+    elif labels.shape.rank == 2:
+        every = every[:, tf.newaxis]
+    every = tf.cast(every, labels.dtype)
+    repeated = keras.tree.map_structure(
+        lambda leaf: tf.repeat(leaf, classes, axis=0), inputs
+    )
+    return repeated, tf.tile(every, [length] + [1] * (every.shape.rank - 1))
