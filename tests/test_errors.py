@@ -165,14 +165,19 @@ def test_bad_data(kind):
     assert (model.get_weights()[0] == before[0]).all()
 
 
-def test_bad_batch_size():
-    with pytest.raises(ValueError, match="`batch_size` must be a positive"):
-        model_of().fit(X, Y, batch_size=0, verbose=0)
-
-
-def test_data_of_an_unknown_kind():
-    with pytest.raises(ValueError, match="`x` must be arrays"):
-        model_of().fit(object(), Y, verbose=0)
+@pytest.mark.parametrize(
+    ("x", "batch_size", "message"),
+    [
+        (X, 0, "`batch_size` must be a positive"),
+        (object(), None, "`x` must be arrays"),
+    ],
+)
+def test_bad_arguments_of_fit(x, batch_size, message):
+    model = model_of()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, Y, batch_size=batch_size, verbose=0)
+    assert (model.get_weights()[0] == before[0]).all()
 
 
 def test_from_model_of_an_unbuilt_sequential():
