@@ -103,6 +103,11 @@ def measure() -> dict[str, list[float]]:
         rng.integers(0, 10, size),
     ))
     dataset = dataset.unbatch().batch(_BATCH_SIZE.value).cache()
+    # The thread that tunes a pipeline wakes up at 10, 30, 70, 150 ms and so on,
+    # and some calls of `fit` wait for it: they take up to twice their time.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
     models = _models()
     times: dict[str, list[float]] = {name: [] for name in models}
     for round_number in range(_ROUNDS.value + 2):  # two to warm up
