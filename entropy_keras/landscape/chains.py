@@ -307,10 +307,5 @@ def _loss_and_gradient(
     objective: Objective, position: tf.Tensor, batch: Any
 ) -> tf.Tensor:
     """Returns the loss followed by its gradient, of shape `[1 + n]`."""
-    with tf.GradientTape() as tape:
-        tape.watch(position)
-        loss = objective.batch_loss(position, batch)
-    gradient = tape.gradient(
-        loss, position, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
+    loss, gradient = objective.batch_loss_and_gradient(position, batch)
     return tf.concat([loss[None], gradient], 0)

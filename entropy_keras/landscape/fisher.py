@@ -247,10 +247,8 @@ def _penalty(
         with keras.StatelessScope(mapping, collect_losses=True):
             terms = [tf.cast(term, objective.dtype) for term in model.losses]
         penalty = tf.add_n([tf.zeros([], objective.dtype), *terms])
-    return penalty, tape.gradient(penalty, position, None, _ZERO)
-
-
-_ZERO = tf.UnconnectedGradients.ZERO
+    zero = tf.UnconnectedGradients.ZERO
+    return penalty, tape.gradient(penalty, position, None, zero)
 
 
 def _sum_of_squares(
@@ -271,10 +269,7 @@ def _sum_of_squares(
 
     def one(sample: Any) -> tuple[tf.Tensor, tf.Tensor]:
         batch = keras.tree.map_structure(lambda leaf: leaf[tf.newaxis], sample)
-        with tf.GradientTape() as tape:
-            tape.watch(position)
-            loss = objective.batch_loss(position, batch)
-        gradient = tape.gradient(loss, position, None, _ZERO)
+        loss, gradient = objective.batch_loss_and_gradient(position, batch)
         return loss, tf.square(gradient - penalty_gradient)
 
     @tf.function(jit_compile=False, autograph=False)

@@ -83,7 +83,9 @@ class Objective:
         self.sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.num_parameters = sum(self.sizes)
         self.value = self.mean(self.batch_loss)
-        self.gradient = self.mean(self._batch_gradient)
+        self.gradient = self.mean(
+            lambda *at: self.batch_loss_and_gradient(*at)[1]
+        )
 
     def position(self) -> tf.Tensor:
         """Returns the current weights of the model, of shape `[n]`."""
@@ -171,13 +173,20 @@ class Objective:
                     loss += tf.cast(term, loss.dtype)
         return predictions, tf.cast(loss, self.dtype)
 
-    def _batch_gradient(self, position: tf.Tensor, batch: Any) -> tf.Tensor:
+    def batch_loss_and_gradient(
+        self, position: tf.Tensor, batch: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the loss of one batch and its gradient, of shape `[n]`.
+
+        Args:
+            position: The weights, of shape `[n]`.
+            batch: One of `batches`.
+        """
         with tf.GradientTape() as tape:
             tape.watch(position)
             loss = self.batch_loss(position, batch)
-        return tape.gradient(
-            loss, position, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        zero = tf.UnconnectedGradients.ZERO
+        return loss, tape.gradient(loss, position, None, zero)
 
     def mean(
         self, function: Callable[..., tf.Tensor]
