@@ -1,12 +1,15 @@
 """The binary that draws spectra, and the numbers that it reports."""
 
 import json
+import shlex
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from entropy_keras import landscape
 from trainers import curvature
@@ -49,6 +52,51 @@ def test_measure_writes_figure_and_eigenvalues(tmp_path):
         np.testing.assert_allclose(arrays["nodes"], [[0, 1, 3]], atol=1e-5)
 
 
+def test_measure_fisher_of_a_logistic_model(tmp_path):
+    model = keras.Sequential([
+        keras.Input([2]),
+        keras.layers.Dense(1, "sigmoid"),
+    ])
+    model.compile("sgd", "binary_crossentropy")
+    model.set_weights([np.zeros([2, 1]), np.log([3.0])])  # It predicts 3/4.
+    samples = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
+    found = curvature.measure_fisher(model, samples, tmp_path)
+    assert (found["parameters"], found["samples"]) == (3, 2)
+    assert set(found["estimates"]) == {"empirical", "true"}
+    for kind, bias in (("empirical", 9 / 16), ("true", 3 / 16)):
+        numbers = found["estimates"][kind]
+        assert numbers["smallest"] == pytest.approx(bias / 2)
+        assert numbers["largest"] == pytest.approx(bias)
+        assert numbers["trace"] == pytest.approx(2 * bias)
+    assert (tmp_path / "spectrum.png").stat().st_size > 10_000
+    with np.load(tmp_path / "diagonals.npz") as arrays:
+        np.testing.assert_allclose(
+            arrays["true"], [3 / 32, 3 / 32, 3 / 16], rtol=1e-5
+        )
+
+
+def test_measure_fisher_takes_sequences(tmp_path):
+    model = keras.Sequential([
+        keras.Input([3, 2]),
+        keras.layers.Dense(2, "softmax"),
+    ])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    samples = np.ones([4, 3, 2], "float32"), np.zeros([4, 3], "int32")
+    found = curvature.measure_fisher(model, samples, tmp_path)
+    assert set(found["estimates"]) == {"empirical"}
+
+
+def test_numbers_of_a_diagonal():
+    diagonal = np.array([-0.5, -2e-4, 0.0, 0.0, 5e-6, 5e-5, 0.5, 2.0])
+    numbers = curvature.fisher_numbers(diagonal)
+    assert (numbers["smallest"], numbers["largest"]) == (-0.5, 2.0)
+    assert numbers["trace"] == pytest.approx(diagonal.sum())
+    assert numbers["share_exactly_zero"] == numbers["share_negative"] == 0.25
+    assert numbers["share_below"] == {
+        "1e-05": 0.375, "0.0001": 0.5, "0.001": 0.625, "0.01": 0.625
+    }  # fmt: skip
+
+
 def run_binary(*flags):
     return subprocess.run(
         [sys.executable, "-m", "trainers.spectrum", *flags],
@@ -81,6 +129,48 @@ def test_the_binary_trains_and_loads(npz, tmp_path):
     assert loaded.returncode == 0, loaded.stderr
     again = json.loads((tmp_path / "spectrum/spectrum.json").read_text())
     assert again["largest"] == written["largest"]
+
+
+@pytest.mark.slow
+def test_the_binary_estimates_the_fisher_information(npz, tmp_path):
+    flags = [
+        f"--npz={npz}",
+        f"--workdir={tmp_path}/run",
+        f"--results={tmp_path}/fisher",
+        "--network=small_mnistfc",
+        "--width=0.2",
+        "--optimizer=adam",
+        "--epochs=1",
+        "--batch_size=10",
+        "--samples=30",
+        "--method=fisher",
+    ]
+    result = run_binary(*flags)
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "fisher/spectrum.json").read_text())
+    command = written["command"]
+    assert command == shlex.join(["python", "-m", "trainers.spectrum", *flags])
+    assert written["samples"] == 30
+    assert written["training"]["updates"] == 4
+    estimates = written["estimates"]
+    assert set(estimates) == {"empirical", "true", "adam"}
+
+    model = keras.models.load_model(tmp_path / "run/model.keras")
+    with np.load(npz) as arrays:
+        images = arrays["x_train"][:30, ..., np.newaxis] / np.float32(255)
+        labels = arrays["y_train"][:30]
+    trace = 0.0
+    for sample in zip(images, labels, strict=True):
+        with tf.GradientTape() as tape:
+            image, label = (part[np.newaxis] for part in sample)
+            loss = model.compute_loss(y=label, y_pred=model(image))
+        gradients = tape.gradient(loss, model.trainable_weights)
+        trace += sum(float(tf.reduce_sum(g**2)) for g in gradients) / 30
+    assert estimates["empirical"]["trace"] == pytest.approx(trace, rel=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # That some entries are negative.
+        of_adam = landscape.fisher_from_adam(model.optimizer, 10, 40)
+    assert estimates["adam"]["largest"] == pytest.approx(of_adam.max())
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The spectrum of a trained network's Hessian: figures and numbers."""
+"""Curvature of a trained network, Hessian and Fisher: figures and numbers."""
 
 import pathlib
 import time
@@ -79,6 +79,115 @@ def numbers(spectrum: landscape.Spectrum) -> dict[str, Any]:
         / len(spectrum.nodes),
         "share_below": shares,
     }
+
+
+def measure_fisher(
+    model: keras.Model,
+    samples: Any,
+    workdir: pathlib.Path,
+    adam_batches: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Estimates the diagonal of the Fisher information in up to three ways.
+
+    They are the empirical and the true Fisher information of
+    `landscape.fisher_diagonal`, the latter where a sample has one label, and
+    what the moments of Adam say, see `landscape.fisher_from_adam`. Writes
+    `diagonals.npz` and `spectrum.png`.
+
+    Args:
+        model: A compiled model; its loss must be a negative log-likelihood.
+        samples: `(x, y)`.
+        workdir: Folder for the results.
+        adam_batches: Batch size and number of the samples that the model's
+            optimizer, an Adam, saw; `None` leaves its estimate out.
+
+    Returns:
+        The numbers, of each estimate under `estimates`.
+    """
+    start = time.monotonic()
+    has_one_label = len(model.output_shape) == 2
+    diagonals: dict[str, Any] = {
+        kind: landscape.fisher_diagonal(model, samples, kind=kind)
+        for kind in (("empirical", "true") if has_one_label else ("empirical",))
+    }
+    if adam_batches is not None:
+        diagonals["adam"] = landscape.fisher_from_adam(
+            model.optimizer, *adam_batches
+        )
+    seconds = time.monotonic() - start
+    np.savez_compressed(workdir / "diagonals.npz", **diagonals)
+    plot_fisher(workdir / "spectrum.png", diagonals, model.name)
+    return {
+        "method": "fisher",
+        "parameters": len(diagonals["empirical"]),
+        "samples": len(samples[1]),
+        "seconds": seconds,
+        "estimates": {
+            name: fisher_numbers(diagonal)
+            for name, diagonal in diagonals.items()
+        },
+    }
+
+
+def fisher_numbers(diagonal: np.ndarray) -> dict[str, Any]:
+    """Returns of a diagonal what `numbers` returns of a spectrum.
+
+    Args:
+        diagonal: An estimate of the diagonal, of shape `[n]`.
+
+    Returns:
+        Content for a JSON file.
+
+    Example:
+    >>> fisher_numbers(np.array([-1.0, 0.0, 0.0, 2.0]))["share_negative"]
+    0.25
+    """
+    return {
+        "largest": float(diagonal.max()),
+        "smallest": float(diagonal.min()),
+        "trace": float(diagonal.sum(dtype="float64")),
+        "share_exactly_zero": float(np.mean(diagonal == 0.0)),
+        "share_negative": float(np.mean(diagonal < 0.0)),
+        "share_below": {
+            f"{threshold:g}": float(np.mean(np.abs(diagonal) < threshold))
+            for threshold in THRESHOLDS
+        },
+    }
+
+
+def plot_fisher(
+    path: pathlib.Path, diagonals: dict[str, np.ndarray], name: str
+) -> None:
+    """Draws diagonals as in figure 3 (c), and their shares near zero.
+
+    Args:
+        path: Path of the PNG.
+        diagonals: Estimates by name.
+        name: What they are of.
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 3.6), layout="constrained"
+    )
+    every = np.concatenate(list(diagonals.values()))
+    bins = np.linspace(every.min(), every.max(), 120)
+    for label, diagonal in diagonals.items():
+        left.hist(diagonal, bins, log=True, histtype="step", label=label)
+        right.ecdf(np.abs(diagonal), label=label)
+    left.set(xlabel="entry of the diagonal", ylabel="number of entries")
+    right.set(
+        xlabel="magnitude",
+        ylabel="share of entries up to it",
+        xscale="log",
+        xlim=(1e-9, np.abs(every).max()),
+    )
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(
+        f"Fisher information of {name}: {len(diagonal):,} diagonal entries"
+    )
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:

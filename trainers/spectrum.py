@@ -5,11 +5,15 @@ that is in --workdir, or a .keras file; then writes `spectrum.json`,
 `spectrum.png` and `eigenvalues.npz` into --results:
 
     python -m trainers.spectrum --network=small_mnistfc --optimizer=adam
+
+With --method=fisher it takes the diagonal of the Fisher information in place
+of the eigenvalues, as figure 3 (c) does, and writes `diagonals.npz`.
 """
 
 import dataclasses
 import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -22,7 +26,7 @@ from trainers import curvature
 from trainers import train
 from trainers import training
 
-_METHODS = ("auto", "exact", "lanczos")
+_METHODS = ("auto", "exact", "lanczos", "fisher")
 
 _MODEL = flags.DEFINE_string(
     "model",
@@ -32,7 +36,8 @@ _MODEL = flags.DEFINE_string(
 _SAMPLES = flags.DEFINE_integer(
     "samples",
     1000,
-    "How many of the first training samples the Hessian is the mean over.",
+    "How many of the first training samples the Hessian, or the Fisher "
+    "information, is the mean over.",
     lower_bound=1,
 )
 _METHOD = flags.DEFINE_enum(
@@ -40,7 +45,9 @@ _METHOD = flags.DEFINE_enum(
     "auto",
     _METHODS,
     "'exact' for every eigenvalue, 'lanczos' for a density and both ends, "
-    "'auto' for the former up to 12,000 parameters.",
+    "'auto' for the former up to 12,000 parameters; 'fisher' for the diagonal "
+    "of the Fisher information, for networks of any size, also from the "
+    "moments of the Adam that trained the run.",
 )
 _RESULTS = flags.DEFINE_string(
     "results", "runs/spectrum", "Folder for the results."
@@ -58,19 +65,30 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
     config = train.config_from_flags()
     results = pathlib.Path(_RESULTS.value)
+    adam_batches, outcome = None, {}
     try:
         if _MODEL.value is None:
             run = training.prepare(config, flags.FLAGS.workdir)
-            training.finish(run)
+            outcome = {"training": training.finish(run)}
             model, splits = run.model, run.splits
+            is_adam = config.optimizer in {"adam", "adamw"}
+            if is_adam and config.clipnorm is None:
+                adam_batches = config.batch_size, len(splits.train.labels)
         else:
             model = keras.models.load_model(_MODEL.value)
             splits = training.load_data(config)
         samples = tuple(part[: _SAMPLES.value] for part in splits.train)
         results.mkdir(parents=True, exist_ok=True)
-        content = curvature.measure(model, samples, _METHOD.value, results)
+        if _METHOD.value == "fisher":
+            content = curvature.measure_fisher(
+                model, samples, results, adam_batches
+            )
+        else:
+            content = curvature.measure(model, samples, _METHOD.value, results)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    command = shlex.join(["python", "-m", "trainers.spectrum", *sys.argv[1:]])
+    content = {"command": command} | content | outcome
     content["config"] = dataclasses.asdict(config)
     curvature.write(results / "spectrum.json", content)
     print(json.dumps(content, indent=2))
