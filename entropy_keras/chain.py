@@ -4,6 +4,7 @@ Pure in its tensors: nothing here reads or assigns a variable.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -87,21 +88,16 @@ class Chain:
         kept = tuple(self.variable_indices[i] for i in indices)
         return dataclasses.replace(self, variable_indices=kept)
 
-    def _noise(self, like: Tensors, step: tf.Tensor | int) -> list[Any]:
-        """Returns standard normals for each variable, `None` at T = 0."""
+    def _keys(self, step: tf.Tensor | int) -> list[tf.Tensor]:
+        """Returns the key of each variable's noise, none at T = 0."""
         if not self.temperature:
-            return [None] * len(like)
-        return [
-            noise.standard_normal(
-                tensor.shape,
-                tensor.dtype,
-                seed=self.seed,
-                update=self.update,
-                step=step,
-                variable=index,
-            )
-            for tensor, index in zip(like, self.variable_indices, strict=True)
-        ]
+            return []
+        return noise.keys(
+            self.variable_indices,
+            seed=self.seed,
+            update=self.update,
+            step=step,
+        )
 
     def initial_state(self, anchor: Tensors) -> State:
         """Returns the chain before its first step.
@@ -118,7 +114,7 @@ class Chain:
             position = [
                 weights + tf.cast(deviation, weights.dtype) * normals
                 for weights, normals in zip(
-                    anchor, self._noise(anchor, 0), strict=True
+                    anchor, _normals(anchor, self._keys(0)), strict=True
                 )
             ]
         return State(
@@ -145,7 +141,29 @@ class Chain:
         Returns:
             The chain after the step.
         """
-        normals = self._noise(anchor, step)
+        arguments = (
+            state, gradients, anchor, tf.convert_to_tensor(step),
+            self._keys(step),
+        )  # fmt: skip
+        if tf.executing_eagerly():
+            return self._advance(*arguments)
+        return self._compiled_advance(*arguments)
+
+    @functools.cached_property
+    def _compiled_advance(self) -> Callable[..., State]:
+        """One kernel per variable, where TensorFlow would run fifty."""
+        return tf.function(self._advance, jit_compile=True, autograph=False)
+
+    def _advance(
+        self,
+        state: State,
+        gradients: Tensors,
+        anchor: Tensors,
+        step: tf.Tensor,
+        keys: list[tf.Tensor],
+    ) -> State:
+        """Returns the chain after one step; see `advance`."""
+        normals = _normals(anchor, keys) if keys else [None] * len(anchor)
         after = State([], [], [])
         for i, weights in enumerate(anchor):
             position, kinetics = self.sampler.step(
@@ -223,3 +241,10 @@ class Chain:
             self.estimator.entropy_gradient(weights, mean, self.scope)
             for weights, mean in zip(anchor, state.mean, strict=True)
         ]
+
+
+def _normals(like: Tensors, keys: list[tf.Tensor]) -> Tensors:
+    return [
+        noise.standard_normal(tensor.shape, tensor.dtype, key)
+        for tensor, key in zip(like, keys, strict=True)
+    ]

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from entropy_keras import chain
 from entropy_keras import estimators
+from entropy_keras import noise
 from entropy_keras import samplers
 
 
@@ -25,6 +26,12 @@ def make_chain(**arguments):
         "variable_indices": (0,),
     }
     return chain.Chain(**(defaults | arguments))
+
+
+def draw(shape, dtype, *, variable, **counter):
+    """Returns the noise of one variable."""
+    (key,) = noise.keys([variable], **counter)
+    return noise.standard_normal(shape, dtype, key)
 
 
 def run(langevin, gradient, anchor, num_steps, state=None):

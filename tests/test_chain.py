@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from entropy_keras import estimators
-from entropy_keras import noise
 from entropy_keras import samplers
 
 SAMPLERS = [
@@ -106,7 +105,7 @@ def test_stationary_start_has_the_deviation_of_a_flat_loss(temperature):
     assert abs(start.mean()) < 4.5 / num_weights**0.5
     assert abs(start.std() - 1) < 4.5 / (2 * num_weights) ** 0.5
     # It is a draw of its own, that of step 0.
-    draw = noise.standard_normal(
+    draw = langevin.draw(
         [num_weights], tf.float64, seed=7, update=0, step=0, variable=0
     )
     np.testing.assert_allclose(start, draw, atol=1e-10)
@@ -226,7 +225,7 @@ def test_each_step_and_variable_has_noise_of_its_own(update):
     assert len(np.unique(draws.round(12))) == draws.size
     expected = [
         [
-            noise.standard_normal(
+            langevin.draw(
                 [50],
                 tf.float64,
                 seed=7,

@@ -4,13 +4,13 @@ import itertools
 import pathlib
 
 import keras
+import langevin
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 
 import entropy_keras
-from entropy_keras import noise
 
 NUM_UPDATES = 50
 MINIBATCH = 4
@@ -120,7 +120,7 @@ def run_reference(weights, groups, arguments, kind, outer, dtype):
 
         def draw(step, update=update, like=tuple(weights)):
             return [
-                noise.standard_normal(
+                langevin.draw(
                     w.shape, tf.as_dtype(dtype), seed=arguments["seed"],
                     update=update, step=step, variable=i,
                 ).numpy().astype("float64")

@@ -42,7 +42,7 @@ def draw(size, dtype=tf.float64, compiled=False, **key):
     # Update and step are tensors, as they are in training: constants would let
     # the compiler see through the key.
     def function(update, step):
-        return noise.standard_normal(
+        return langevin.draw(
             [size],
             dtype,
             seed=key["seed"],
@@ -146,13 +146,55 @@ def test_draws_are_the_same_in_eager_graph_and_compiled_mode(dtype):
         return draw(10_001, tf.as_dtype(dtype), update=update, step=step)
 
     eager = draw(10_001, tf.as_dtype(dtype))
-    for integer in (tf.int32, tf.int64):
-        graph = graph_draw(tf.constant(3, integer), tf.constant(2, integer))
-        np.testing.assert_array_equal(graph.numpy(), eager.numpy())
-    compiled = draw(10_001, tf.as_dtype(dtype), compiled=True)
-    # A compiler may round a logarithm otherwise: half of the digits will do.
-    difference = tf.cast(compiled, tf.float64) - tf.cast(eager, tf.float64)
-    assert np.abs(difference).max() < float(ml_dtypes.finfo(dtype).eps) ** 0.5
+    others = [
+        graph_draw(tf.constant(3, integer), tf.constant(2, integer))
+        for integer in (tf.int32, tf.int64)
+    ]
+    others.append(draw(10_001, tf.as_dtype(dtype), compiled=True))
+    for other in others:
+        # A compiler may round otherwise: half of the digits will do.
+        difference = tf.cast(other, tf.float64) - tf.cast(eager, tf.float64)
+        limit = float(ml_dtypes.finfo(dtype).eps) ** 0.5
+        assert np.abs(difference).max() < limit
+
+
+def test_float32_draws_are_quantiles_of_the_normal_distribution():
+    # All sizes of small and large tails, and a million between.
+    words = np.random.default_rng(0).integers(0, 2**31, MILLION)
+    words[:10_000] = np.arange(10_000)
+    words[-10_000:] = 2**31 - 1 - np.arange(10_000)
+    expected = scipy.stats.norm.isf((words + 0.5) / 2**32)
+    for sign, first_bit in ((1, 0), (-1, 2**31)):
+        draws = noise._normal(tf.constant(words + first_bit, tf.uint32))
+        error = np.abs(sign * draws.numpy() - expected)
+        assert error.max() < 6e-5
+        # The worst is where a draw in a million comes.
+        assert error[10_000:].max() < 2e-5
+
+
+def test_no_word_of_the_hash_occurs_twice():
+    half = np.arange(MILLION // 2)
+    index = tf.constant([half, half + 2**31], tf.uint32)
+    for key in ((0, 0), (2**32 - 1, 1), (123, 2**31)):
+        words = noise._hash(index, *tf.constant(key, tf.uint32))
+        assert len(np.unique(words)) == MILLION
+
+
+def test_the_key_of_a_variable_does_not_depend_on_the_others():
+    counter = {"seed": -3, "update": 5, "step": 9}
+    together = noise.keys([4, 0, 300], **counter)
+    alone = [noise.keys([i], **counter)[0] for i in (4, 0, 300)]
+    np.testing.assert_array_equal(together, alone)
+    assert len(np.unique(together)) == 6
+
+
+@pytest.mark.parametrize("num_steps", [2, 5])
+def test_sums_over_an_update_have_the_fourth_moment_of_a_normal(num_steps):
+    # Steps that shared their magnitudes would have up to 9 instead of 3.
+    total = sum(draw(MILLION, tf.float32, step=k) for k in range(num_steps))
+    total = total.numpy().astype("float64") / num_steps**0.5
+    # The variance of the fourth power of a normal is 105 - 9.
+    assert abs((total**4).mean() - 3) < 4.5 * (96 / MILLION) ** 0.5
 
 
 def test_a_draw_is_a_pure_function_of_its_key():
@@ -211,7 +253,7 @@ def test_half_precisions_round_the_draw_of_float32(dtype):
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (2, 3, 4)])
 def test_draws_have_the_shape_asked_for(shape):
-    draws = noise.standard_normal(shape, tf.float32, **KEY)
+    draws = langevin.draw(shape, tf.float32, **KEY)
     assert draws.shape == shape
 
 

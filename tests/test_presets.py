@@ -1,12 +1,12 @@
 """Each preset against the formulas of its text, written out in NumPy."""
 
 import keras
+import langevin
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import entropy_keras
-from entropy_keras import noise
 from entropy_keras import presets
 
 SEED = 5
@@ -32,7 +32,7 @@ def gradient(weights, batch):
 
 
 def normal(update, step):
-    return noise.standard_normal(
+    return langevin.draw(
         (2, 1), tf.float64, seed=SEED, update=update, step=step, variable=0
     ).numpy()
 

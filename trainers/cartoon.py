@@ -152,10 +152,8 @@ def _mean_losses(
     deviation = tf.sqrt(2.0 * (1.0 + tf.exp(-step_size * scope)))
 
     def normal(step: tf.Tensor) -> tf.Tensor:
-        return noise.standard_normal(
-            anchor.shape, anchor.dtype,
-            seed=seed, update=0, step=step, variable=0,
-        )  # fmt: skip
+        (key,) = noise.keys([0], seed=seed, update=0, step=step)
+        return noise.standard_normal(anchor.shape, anchor.dtype, key)
 
     def body(
         step: tf.Tensor, position: tf.Tensor, old: tf.Tensor, total: tf.Tensor
