@@ -178,13 +178,14 @@ def plot_fisher(
         xlabel="magnitude",
         ylabel="share of entries up to it",
         xscale="log",
-        xlim=(1e-9, np.abs(every).max()),
+        xlim=(1e-7, np.abs(every).max()),
     )
-    for axes in (left, right):
+    for axes, place in ((left, "upper right"), (right, "upper left")):
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc=place)
     figure.suptitle(
-        f"Fisher information of {name}: {len(diagonal):,} diagonal entries"
+        f"Fisher information of {name}: "
+        f"{every.size // len(diagonals):,} diagonal entries"
     )
     figure.savefig(path, dpi=120)
     plt.close(figure)
