@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import entropy_keras
+from entropy_keras import compilation
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +25,12 @@ def _examples_namespace(doctest_namespace: dict[str, object]) -> None:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_automatic_xla(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    # Compiling takes seconds: tests ask for it with `jit_compile=True`.
+    if not request.node.get_closest_marker("automatic_xla"):
+        monkeypatch.setattr(compilation, "prefers_xla", lambda model: False)
