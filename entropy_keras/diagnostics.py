@@ -1,12 +1,17 @@
 """What happens inside an update, as Keras metrics."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from entropy_keras import chain as chain_lib
+
+# One update in so many is measured: to measure all costs some 10 % of the time.
+PERIOD = 10
 
 
 class Latest(keras.metrics.Metric):
@@ -55,7 +60,8 @@ class Diagnostics:
     | `scope` | the scope at the last update |
     | `gradient_evaluations` | gradient evaluations since training began |
 
-    All but the last two are means over the updates of an epoch.
+    The last two are those of the latest update. The others are means over the
+    first update of an epoch and every tenth of the training.
     """
 
     def __init__(self) -> None:
@@ -71,14 +77,38 @@ class Diagnostics:
         ]
         self.metrics += [Latest("scope"), Latest("gradient_evaluations")]
 
-    def update_state(self, values: Sequence[tf.Tensor]) -> None:
-        """Takes the values of one update.
+    def update_state(self, reading: "Reading") -> None:
+        """Takes one update into account.
 
         Args:
-            values: One scalar per metric, in their order.
+            reading: What to know of the update.
         """
-        for metric, value in zip(self.metrics, values, strict=True):
-            metric.update_state(value)
+        *means, scope, gradient_evaluations = self.metrics
+
+        def take() -> None:
+            for metric, value in zip(means, reading.measure(), strict=True):
+                metric.update_state(value)
+
+        is_first = tf.equal(means[0].count, 0)
+        tf.cond(is_first | (reading.update % PERIOD == 0), take, lambda: None)
+        scope.update_state(reading.scope)
+        gradient_evaluations.update_state(reading.gradient_evaluations)
+
+
+class Reading(NamedTuple):
+    """What to know of one update.
+
+    Attributes:
+        update: Its number.
+        scope: The scope.
+        gradient_evaluations: How many there have been after it.
+        measure: Returns a scalar for each metric that is a mean.
+    """
+
+    update: tf.Tensor
+    scope: tf.Tensor
+    gradient_evaluations: tf.Tensor
+    measure: Callable[[], list[tf.Tensor]]
 
 
 def measure(
@@ -87,7 +117,6 @@ def measure(
     anchor: Sequence[tf.Tensor],
     force: Sequence[tf.Tensor],
     gradient: Sequence[tf.Tensor],
-    gradient_evaluations: tf.Tensor,
 ) -> list[tf.Tensor]:
     """Measures one update, over the variables that take part.
 
@@ -97,10 +126,9 @@ def measure(
         anchor: The weights x.
         force: The entropy gradient.
         gradient: Gradient of the loss at x.
-        gradient_evaluations: How many there have been.
 
     Returns:
-        One scalar for each metric of `Diagnostics`, in their order.
+        One scalar for each metric of `Diagnostics` that is a mean.
     """
     force_norm, gradient_norm = _norm(force), _norm(gradient)
     distance = [w - p for w, p in zip(anchor, state.position, strict=True)]
@@ -117,8 +145,6 @@ def measure(
         gradient_norm,
         tf.math.divide_no_nan(product, force_norm * gradient_norm),
         tf.math.divide_no_nan(noise, step_size * gradient_norm),
-        chain.scope,
-        gradient_evaluations,
     ]
 
 

@@ -1,5 +1,6 @@
 """One update: from mini-batches to what the outer optimizer takes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -23,14 +24,13 @@ class Update(NamedTuple):
             variable, `None` where the loss does not depend on it.
         batch: The mini-batch to report on.
         report: The pass over it.
-        diagnostics: One scalar per metric of `diagnostics.Diagnostics`; `None`
-            unless they are asked for.
+        diagnostics: What its metrics take, `None` unless they are asked for.
     """
 
     gradients: list[Any]
     batch: Any
     report: passes.Pass
-    diagnostics: list[tf.Tensor] | None
+    diagnostics: diagnostics.Reading | None
 
 
 def run(
@@ -72,13 +72,18 @@ def run(
     force = chain.entropy_gradient(weights, state)
     for i, gradient in zip(connected, force, strict=True):
         gradients[i] = gradient + gradients[i] if weight else gradient
-    measured = None
+    reading = None
     if entropy_sgd.diagnostics:
-        count = (entropy_sgd.iterations + 1) * entropy_sgd.gradients_per_update
-        measured = diagnostics.measure(
-            chain, state, weights, force, known, count
+        update = tf.convert_to_tensor(entropy_sgd.iterations)
+        reading = diagnostics.Reading(
+            update,
+            chain.scope,
+            (update + 1) * entropy_sgd.gradients_per_update,
+            functools.partial(
+                diagnostics.measure, chain, state, weights, force, known
+            ),
         )
-    return Update(gradients, batch, report, measured)
+    return Update(gradients, batch, report, reading)
 
 
 def _run_chain(

@@ -80,6 +80,29 @@ def test_scope_and_count_are_the_latest():
     assert logs_of(model, updates=2)["gradient_evaluations"] == 8
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_means_are_over_the_first_and_every_tenth_update(jit_compile):
+    model = compiled(
+        num_langevin_steps=2,
+        temperature=0.0,
+        learning_rate=0.5,
+        averaging_rate=1.0,
+        langevin_learning_rate=1.0,
+        sampler=entropy_keras.SGLD(0.0),
+        scope=0.5,
+    )
+    model.jit_compile = jit_compile
+    # A step of size 1 ends at 0 and the pull then at w / 2, so a quarter is
+    # taken off: the norm of the weights, and of their gradient.
+    norms = 5 * 0.75 ** np.arange(30)
+    for first, last, measured in ((0, 4, [0]), (4, 15, [4, 10]), (15, 19, 15)):
+        logs = logs_of(model, updates=last - first)
+        np.testing.assert_allclose(
+            logs["gradient_norm"], norms[measured].mean(), rtol=1e-5
+        )
+        assert logs["gradient_evaluations"] == 2 * last
+
+
 def test_without_asking_there_are_none():
     model = compiled()
     model.compile(entropy_keras.EntropySGD(0.1), loss="mse")
