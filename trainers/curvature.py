@@ -216,6 +216,7 @@ def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:
             nodes, np.linspace(low, high, 80), weights=eigenvalues, log=True
         )
         axes.set(title=title, xlabel="eigenvalue", xlim=(low, high))
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3)
     left.set_ylabel("number of eigenvalues")
     figure.suptitle(
