@@ -80,24 +80,28 @@ def num_samples(batch: Any) -> tf.Tensor:
 
 
 def group_fit_arguments(
-    arguments: dict[str, Any], num_minibatches: int
+    arguments: dict[str, Any], num_minibatches: int, needs_labels: bool
 ) -> None:
     """Makes the arguments of one `fit` call yield groups, in place.
 
     Args:
         arguments: The arguments by name, as bound to `keras.Model.fit`.
         num_minibatches: Number K of mini-batches in a group.
+        needs_labels: Whether to refuse data without labels.
 
     Raises:
-        ValueError: If the data are empty or of a kind that cannot be grouped.
+        ValueError: If the data are empty, of a kind that cannot be grouped, or
+            lack labels. A generator shows its own at the first batch.
     """
     x = arguments["x"]
+    if needs_labels:
+        _check_labels(x, arguments.get("y"))
     if isinstance(x, tf.data.Dataset):
         arguments["x"] = group_dataset(x, num_minibatches)
     elif isinstance(x, keras.utils.PyDataset):
         arguments["x"] = GroupedPyDataset(x, num_minibatches)
     elif isinstance(x, Iterator):
-        arguments["x"] = _group_batches(x, num_minibatches)
+        arguments["x"] = _group_batches(x, num_minibatches, needs_labels)
     else:
         _check_arrays(x)
         batch_size = arguments.get("batch_size")
@@ -114,29 +118,27 @@ def group_fit_arguments(
             arguments["validation_batch_size"] = batch_size
 
 
-def check_labels(x: Any, y: Any) -> None:
-    """Refuses data without the labels that a loss needs.
-
-    Args:
-        x: First argument of `fit`.
-        y: Second argument of `fit`.
-
-    Raises:
-        ValueError: If there are none. Generators show what they hold only when
-            they run, and pass.
-    """
+def _check_labels(x: Any, y: Any) -> None:
+    """Refuses data that tell that they have no labels."""
     if isinstance(x, tf.data.Dataset):
-        spec = x.element_spec
-        labelled = isinstance(spec, tuple) and len(spec) > 1
+        labelled = _is_labelled(x.element_spec)
     else:
         arrays = hasattr(x, "shape") or isinstance(x, dict | list | tuple)
         labelled = y is not None or not arrays
+    _require_labels(labelled)
+
+
+def _is_labelled(batch: Any) -> bool:
+    return isinstance(batch, tuple | list) and len(batch) > 1
+
+
+def _require_labels(labelled: bool) -> None:
     validation.require(
         labelled,
         "y",
         "the labels that the compiled loss needs: pass `fit(x, y)` or a data "
         "set of (x, y) pairs",
-        y,
+        None,
     )
 
 
@@ -276,10 +278,13 @@ class GroupedPyDataset(keras.utils.PyDataset):
         self.dataset.on_epoch_end()
 
 
-def _group_batches(batches: Iterator[Any], num_minibatches: int) -> Any:
+def _group_batches(
+    batches: Iterator[Any], num_minibatches: int, needs_labels: bool
+) -> Any:
     """Yields groups of the batches of an iterator."""
     group = []
     for batch in batches:
+        _require_labels(_is_labelled(batch) or not needs_labels)
         group.append(batch)
         if len(group) == num_minibatches:
             yield _concatenate(group)

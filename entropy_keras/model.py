@@ -242,10 +242,10 @@ class EntropyModel(keras.Model):
         )
         entropy_sgd = self._entropy_sgd() if self.compiled else None
         if entropy_sgd is not None:
-            if self.loss is not None:
-                batching.check_labels(x, y)
             batching.group_fit_arguments(
-                bound.arguments, entropy_sgd.minibatches_per_update
+                bound.arguments,
+                entropy_sgd.minibatches_per_update,
+                needs_labels=self.loss is not None,
             )
             self._build_for(bound.arguments)
             bound.arguments["callbacks"] = guard.add_to(

@@ -259,7 +259,7 @@ def test_generator_groups_keep_an_absent_sample_weight():
         for x, y in batches():
             yield x, y, None
 
-    group = next(iter(batching._group_batches(triples(), 3)))
+    group = next(iter(batching._group_batches(triples(), 3, True)))
     assert group[0].shape == (6, 1)
     assert group[2] is None
 
@@ -272,7 +272,7 @@ def test_generator_groups_of_sparse_and_ragged_tensors():
                 tf.ragged.constant([[1], [2, 2]]),
             )
 
-    sparse, ragged = next(iter(batching._group_batches(pairs(), 2)))
+    sparse, ragged = next(iter(batching._group_batches(pairs(), 2, True)))
     assert tf.sparse.to_dense(sparse).numpy().tolist() == [[0, 1], [2, 0]] * 2
     assert ragged.to_list() == [[1], [2, 2]] * 2
 
