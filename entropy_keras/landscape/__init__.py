@@ -18,6 +18,7 @@ from entropy_keras.landscape.exact import moreau_envelope_1d
 from entropy_keras.landscape.exact import quadratic_local_entropy
 from entropy_keras.landscape.fisher import fisher_diagonal
 from entropy_keras.landscape.fisher import fisher_from_adam
+from entropy_keras.landscape.flatness import flatness_report
 from entropy_keras.landscape.hessian import hessian_matrix
 from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.objective import Objective
@@ -26,6 +27,8 @@ from entropy_keras.landscape.products import gauss_newton_operator
 from entropy_keras.landscape.products import gauss_newton_vector_product
 from entropy_keras.landscape.products import hessian_operator
 from entropy_keras.landscape.products import hessian_vector_product
+from entropy_keras.landscape.report import FlatnessReport
+from entropy_keras.landscape.report import Measured
 from entropy_keras.landscape.sharpness import epsilon_sharpness
 from entropy_keras.landscape.sharpness import local_energy
 from entropy_keras.landscape.sharpness import pac_bayes_sigma
@@ -50,8 +53,10 @@ __all__ = [
     "EntropyGradientEstimate",
     "Estimate",
     "Extremes",
+    "FlatnessReport",
     "LocalEntropy",
     "LocalEntropyEstimate",
+    "Measured",
     "Objective",
     "Plan",
     "Slice",
@@ -62,6 +67,7 @@ __all__ = [
     "fisher_diagonal",
     "fisher_from_adam",
     "flat_local_entropy",
+    "flatness_report",
     "gauss_newton_operator",
     "gauss_newton_vector_product",
     "hessian_matrix",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import aslinearoperator
 
 from entropy_keras.landscape.density import Spectrum
 from entropy_keras.validation import is_integer
@@ -102,6 +103,40 @@ def extremes(
     )
 
 
+def share_bounds(spectrum: Spectrum, threshold: float) -> tuple[float, float]:
+    """Bounds the share of eigenvalues smaller in magnitude than a number.
+
+    No spectrum that gives the same quadrature, with whatever shape between the
+    nodes, has a share outside. The few probes scatter besides, see
+    `Spectrum.mean`.
+
+    Args:
+        spectrum: Of Lanczos quadrature, at any resolution.
+        threshold: Positive.
+
+    Returns:
+        Lower and upper bound, each the mean over the probes.
+
+    References:
+        Golub and Meurant, "Matrices, moments and quadrature with
+        applications", 2010, chapter 6, for the rule with a given node, whose
+        weights bound the distribution by Chebyshev, Markov and Stieltjes.
+    """
+    total = np.zeros(2)
+    for nodes, weights in zip(spectrum.nodes, spectrum.weights, strict=True):
+        if len(nodes) == spectrum.num_parameters or not weights.all():
+            total += weights[np.abs(nodes) < threshold].sum()  # All is known.
+            continue
+        # Lanczos of the nodes themselves gives their recurrence back.
+        operator = aslinearoperator(np.diag(nodes))
+        run = Lanczos(operator, np.sqrt(weights), len(nodes))
+        run.advance(len(nodes))
+        low, high = run.distribution(-threshold), run.distribution(threshold)
+        total += high[0] - low[1], high[1] - low[0]
+    lower, upper = np.clip(total / len(spectrum.nodes), 0.0, 1.0)
+    return float(lower), float(upper)
+
+
 class Lanczos:
     """Tridiagonalization of a symmetric operator, fully reorthogonalized.
 
@@ -157,3 +192,16 @@ class Lanczos:
             vectors,
             np.abs(self._beside[self.steps - 1] * vectors[-1]),
         )
+
+    def distribution(self, point: float) -> tuple[float, float]:
+        """Returns bounds of the spectrum's weight below a point."""
+        values, vectors, _ = self.ritz()
+        diagonal = self._diagonal[: self.steps].copy()
+        # Makes the point an eigenvalue.
+        diagonal[-1] -= 1.0 / np.sum(vectors[-1] ** 2 / (values - point))
+        values, vectors = scipy.linalg.eigh_tridiagonal(
+            diagonal, self._beside[: self.steps - 1]
+        )
+        place = np.argmin(np.abs(values - point))
+        weights = vectors[0] ** 2
+        return float(weights[:place].sum()), float(weights[: place + 1].sum())

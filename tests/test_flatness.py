@@ -1,0 +1,299 @@
+"""The report of flatness: its ranges hold the truth, and say what they are."""
+
+import json
+import math
+import sys
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+import quadratic
+import tensorflow as tf
+from matplotlib.figure import Figure
+from scipy.sparse.linalg import aslinearoperator
+
+from entropy_keras import landscape
+from entropy_keras.landscape import flatness
+from entropy_keras.landscape import lanczos
+
+MEASURED = (
+    "largest", "smallest", "trace", "near_zero", "local_entropy", "sharpness"
+)  # fmt: skip
+
+
+def network():
+    model = quadratic.dense([5], (20, "tanh"), (3, None))
+    rng = np.random.default_rng(0)
+    return model, (rng.normal(size=[30, 5]), rng.normal(size=[30, 3]))
+
+
+@pytest.fixture(scope="module")
+def of_network():
+    return landscape.flatness_report(*network(), "mse", steps=30)
+
+
+@pytest.fixture(scope="module")
+def of_regression():
+    regression = quadratic.Regression(at_minimum=True)
+    return landscape.flatness_report(*regression.arguments)
+
+
+def holds(measured, truth, rounding=1e-12):
+    rounding *= abs(truth)
+    return measured.low - rounding <= truth <= measured.high + rounding
+
+
+def test_ranges_hold_the_eigenvalues(of_network):
+    model, data = network()
+    eigenvalues = np.linalg.eigvalsh(
+        landscape.hessian_matrix(model, data, "mse", verbose=0)
+    )
+    assert of_network.num_parameters == len(eigenvalues) == 183
+    near_zero = np.abs(eigenvalues) < of_network.threshold
+    assert 0.0 < near_zero.mean() < 1.0
+    for measured, truth, width in (
+        (of_network.largest, eigenvalues.max(), 1e-3),
+        (of_network.smallest, eigenvalues.min(), 1e-2),
+        (of_network.trace, eigenvalues.sum(), 0.2),
+        (of_network.near_zero, near_zero.mean(), 0.6),
+    ):
+        assert holds(measured, truth)
+        assert measured.low <= measured.value <= measured.high
+        assert measured.high - measured.low < width * max(1.0, abs(truth))
+
+
+def test_threshold_is_a_power_of_ten_above_the_resolution(of_network):
+    resolution = of_network.spectrum.resolution
+    assert 3.0 * resolution <= of_network.threshold < 30.0 * resolution
+    assert math.log10(of_network.threshold).is_integer()
+
+
+def test_of_linear_regression(of_regression):
+    regression = quadratic.Regression(at_minimum=True)
+    eigenvalues = np.linalg.eigvalsh(regression.hessian)
+    for name, truth in (
+        ("largest", eigenvalues.max()),
+        ("smallest", eigenvalues.min()),
+        ("trace", eigenvalues.sum()),
+        ("near_zero", 0.0),
+    ):
+        measured = getattr(of_regression, name)
+        assert holds(measured, truth)
+        assert measured.high - measured.low < 1e-9
+    loss = regression.loss(regression.weights)
+    assert of_regression.loss == pytest.approx(loss, rel=1e-12)
+    assert of_regression.temperature == 1 / 8  # Of eight samples.
+    entropy = -loss - np.log1p(eigenvalues / 10.0).sum() / 16.0
+    assert holds(of_regression.local_entropy, entropy)
+    assert of_regression.local_entropy.high - entropy < 0.05
+
+
+def test_sharpness_is_a_lower_bound(of_regression):
+    regression = quadratic.Regression(at_minimum=True)
+    widths = 1e-3 * (np.abs(regression.weights) + 1.0)
+    corners = np.stack(np.meshgrid(*[[-1, 1]] * 4), axis=-1).reshape(-1, 4)
+    rise = max(regression.rise(widths * corner) for corner in corners)
+    truth = 100.0 * rise / (1.0 + regression.loss(regression.weights))
+    measured = of_regression.sharpness
+    assert measured.value == measured.low <= truth * (1 + 1e-9)
+    assert measured.value > 0.5 * truth
+    assert measured.high == math.inf
+
+
+def test_table_is_aligned_and_names_its_ranges(of_network):
+    title, head, *rows = str(of_network).splitlines()
+    assert title == (
+        f"Flatness of {of_network.name}: 183 weights, 30 samples, "
+        f"loss {of_network.loss:.6g}"
+    )
+    assert head.split() == ["value", "from", "to", "the", "range"]
+    assert len(rows) == len(MEASURED)
+    end = head.index("to") + len("to")
+    for row, name in zip(rows, MEASURED, strict=True):
+        measured = getattr(of_network, name)
+        cells = [
+            f"{number:.6g}" if math.isfinite(number) else "-"
+            for number in measured[:3]
+        ]
+        assert row[:end].split()[-3:] == cells
+        assert row[end:] == f"  {measured.meaning}"
+    assert f"|eigenvalue| < {of_network.threshold:g} " in rows[3]
+    assert "(scope 10, temperature 0.0333333)" in rows[4]
+
+
+def test_dictionary_survives_json(of_network):
+    content = of_network.to_dict()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["trace"] == of_network.trace._asdict()
+    assert content["sharpness"]["high"] is None
+    assert content["num_samples"] == 30
+    assert set(content) == {
+        *MEASURED, "name", "num_parameters", "num_samples", "loss",
+        "threshold", "scope", "temperature",
+    }  # fmt: skip
+
+
+def test_picture_shows_spectrum_ends_and_line(of_network, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, dpi: figures.append(self)
+    )
+    of_network.plot("unused.png")
+    left, right = figures[0].axes
+    heights = sum(bar.get_height() for bar in left.containers[0])
+    assert heights == pytest.approx(183)  # Every eigenvalue is in a bar.
+    ends = [line.get_xdata()[0] for line in left.lines]
+    assert ends == [of_network.smallest.value, of_network.largest.value]
+    assert any(
+        "% below" in text.get_text() for text in left.get_legend().get_texts()
+    )
+    losses, here = (line.get_ydata() for line in right.lines)
+    np.testing.assert_array_equal(losses, of_network.line.losses)
+    assert here[0] == of_network.loss == pytest.approx(losses[25], rel=1e-9)
+
+
+def test_picture_is_written(of_network, tmp_path):
+    of_network.plot(tmp_path / "flatness.png")
+    height, width, _ = matplotlib.image.imread(tmp_path / "flatness.png").shape
+    assert width > height > 300
+
+
+def test_picture_needs_matplotlib(of_network, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"entropy_keras\[landscape\]"):
+        of_network.plot("unused.png")
+
+
+def test_bounds_where_the_local_entropy_fails():
+    model, data = network()
+    with pytest.warns(UserWarning, match="only bounded"):
+        found = landscape.flatness_report(
+            model, data, "mse", scope=1e-3, steps=10, probes=1
+        )
+    entropy = found.local_entropy
+    assert math.isnan(entropy.value)
+    assert -np.inf < entropy.low < entropy.high <= 0.0
+    assert entropy.meaning.startswith("bounds only: ")
+    assert found.to_dict()["local_entropy"]["value"] is None
+    (row,) = [line for line in str(found).splitlines() if "entropy" in line]
+    assert row.split(")")[1].split()[0] == "-"
+
+
+def test_dataset_with_ragged_last_batch_is_read_once(of_regression):
+    regression = quadratic.Regression(at_minimum=True)
+    passes = []
+
+    def samples():
+        passes.append(1)
+        yield from zip(*regression.data, strict=True)
+
+    signature = (tf.TensorSpec([3], "float64"), tf.TensorSpec([1], "float64"))
+    dataset = tf.data.Dataset.from_generator(
+        samples, output_signature=signature
+    ).batch(3)
+    found = landscape.flatness_report(regression.model, dataset, "mse")
+    assert len(passes) == 1
+    assert found.num_samples == 8
+    for name in MEASURED:
+        np.testing.assert_allclose(
+            getattr(found, name)[:3], getattr(of_regression, name)[:3], 1e-6
+        )
+
+
+def test_as_a_callback_of_the_compiled_loss():
+    regression = quadratic.Regression()
+    model, data = regression.model, regression.data
+    model.compile("sgd", "mse")
+    reports = []
+    model.fit(
+        *data,
+        verbose=0,
+        callbacks=keras.callbacks.LambdaCallback(
+            on_train_end=lambda logs: reports.append(
+                landscape.flatness_report(model, data)
+            )
+        ),
+    )
+    (found,) = reports
+    loss = model.evaluate(*data, verbose=0)
+    assert found.loss == pytest.approx(loss, rel=1e-6)
+
+
+def test_a_missed_end_widens_the_range(monkeypatch):
+    missed = lanczos.Extremes(*np.array([[1.0], [0.9], [0.1], [0.1]]), 2)
+    monkeypatch.setattr(flatness, "extremes", lambda *arguments: missed)
+    regression = quadratic.Regression(at_minimum=True)
+    eigenvalues = np.linalg.eigvalsh(regression.hessian)
+    found = landscape.flatness_report(*regression.arguments)
+    assert holds(found.largest, eigenvalues.max())
+    assert holds(found.smallest, eigenvalues.min())
+    assert (found.largest.value, found.smallest.value) == (1.0, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scope": 0.0}, r"`scope` must be a positive number.*scope=0\.0"),
+        ({"temperature": -1.0}, r"`temperature` must be a posi.*=-1\.0"),
+        ({"threshold": 0.0}, r"`threshold` must be a positive .*=0\.0"),
+        (
+            {"threshold": 1e-3, "steps": 2},
+            r"`threshold` must be .* at least the resolution.* use .*"
+            r"more `steps`.*=0\.001",
+        ),
+        ({"minimum_loss": "low"}, "`minimum_loss` must be a number.*=low"),
+        ({"minimum_loss": 9e9}, "`minimum_loss` must be at most .*=9000"),
+        ({"steps": 1}, "`steps` must be an integer of at least 2.*steps=1"),
+        ({"probes": 0}, "`probes` must be a positive integer.*probes=0"),
+        ({"seed": -1}, "`seed` must be an integer from 0 on.*seed=-1"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer.*=0"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message):
+    regression = quadratic.Regression()
+    with pytest.raises(ValueError, match=message):
+        landscape.flatness_report(*regression.arguments, **arguments)
+
+
+def symmetric(eigenvalues):
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=[len(eigenvalues)] * 2))
+    return basis, aslinearoperator(basis * eigenvalues @ basis.T)
+
+
+def test_share_bounds_hold_for_each_probe():
+    rng = np.random.default_rng(1)
+    eigenvalues = rng.normal(size=300) * np.exp(2.0 * rng.normal(size=300))
+    basis, operator = symmetric(eigenvalues)
+    tight = 0
+    for seed in range(20):
+        found = lanczos.density(operator, steps=40, probes=1, seed=seed)
+        probe = np.random.default_rng(seed).choice([-1.0, 1.0], 300)
+        measure = (basis.T @ probe) ** 2 / 300
+        for threshold in (0.3, 1.0, 3.0, 10.0):
+            low, high = lanczos.share_bounds(found, threshold)
+            truth = measure[np.abs(eigenvalues) < threshold].sum()
+            assert low <= truth <= high
+            counted, _ = found.mean(lambda x, t=threshold: np.abs(x) < t)
+            assert low <= counted <= high
+            tight += high - low < 0.2
+    assert tight >= 40
+
+
+def test_distribution_bounds_are_weights_of_a_rule_through_the_point():
+    # One step from a mean of 0 and a variance of 1: Chebyshev, one-sided.
+    _, operator = symmetric(np.repeat([-1.0, 1.0], 50))
+    run = lanczos.Lanczos(operator, np.ones(100), 2)
+    run.advance(2)
+    mean, beside = run._diagonal[0], run._beside[0]
+    low, high = run.distribution(mean + 2.0 * beside)
+    assert low == pytest.approx(1.0 - 1.0 / (1.0 + 4.0))
+    assert high == pytest.approx(1.0)
+
+
+def test_share_bounds_of_an_exhausted_space_are_tight():
+    operator = aslinearoperator(np.diag([1.0] * 30 + [4.0] * 10))
+    found = lanczos.density(operator, steps=20, probes=4, seed=0)
+    low, high = lanczos.share_bounds(found, 2.0)
+    assert low == high == pytest.approx(0.75, abs=1e-12)
