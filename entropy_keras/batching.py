@@ -201,7 +201,7 @@ def group_dataset(
         num_minibatches: Number K of batches in a group.
 
     Returns:
-        A data set of ceil(cardinality / K) groups.
+        A data set of ceil(cardinality / K) groups, which reads one ahead.
 
     Raises:
         ValueError: If the data set is known to be empty.
@@ -223,7 +223,8 @@ def group_dataset(
         element = window[0] if len(window) == 1 else window
         return tf.data.Dataset.zip(element).rebatch(2**40)
 
-    grouped = dataset.window(num_minibatches).flat_map(concatenate)
+    # The next group is put together while this one is in use.
+    grouped = dataset.window(num_minibatches).flat_map(concatenate).prefetch(1)
     if cardinality == tf.data.UNKNOWN_CARDINALITY:
         return grouped
     if cardinality != tf.data.INFINITE_CARDINALITY:

@@ -3,48 +3,50 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from entropy_keras import chain as chain_lib
+from entropy_keras import hyperparameters
+from entropy_keras import optimizer as optimizer_lib
 
-# One update in so many is measured: to measure all costs some 10 % of the time.
+# Takes an iterator over groups, returns the logs of a step.
+TrainFunction = Callable[[Any], dict[str, Any]]
+
+# One update in so many is measured, by a function of its own: to measure all
+# costs up to an eighth of the time.
 PERIOD = 10
 
 
-class Latest(keras.metrics.Metric):
-    """A metric that shows the last value it was given.
+class Current(keras.metrics.Metric):
+    """A metric that shows a number kept elsewhere.
 
     Args:
         name: Name of the metric.
+        show: Returns the number, a scalar.
+        restart: Called when the metric is reset.
 
     Example:
-    >>> latest = Latest("scope")
-    >>> latest.update_state(1.0)
-    >>> latest.update_state(3.0)
-    >>> float(latest.result())
-    3.0
+    >>> current = Current("two", lambda: tf.constant(2.0), lambda: None)
+    >>> float(current.result())
+    2.0
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, show: Callable[[], Any], restart: Callable[[], None]
+    ) -> None:
         super().__init__(name=name)
-        self.value = self.add_variable(
-            shape=(), initializer="zeros", dtype="float32", name="value"
-        )
-
-    def update_state(self, value: Any) -> None:
-        """Replaces the value.
-
-        Args:
-            value: A scalar.
-        """
-        self.value.assign(tf.cast(value, "float32"))
+        self._show = show
+        self._restart = restart
 
     def result(self) -> tf.Tensor:
-        """Returns the value."""
-        return tf.convert_to_tensor(self.value)
+        """Returns the number."""
+        return tf.cast(self._show(), "float32")
+
+    def reset_state(self) -> None:
+        """Tells that an epoch begins."""
+        self._restart()
 
 
 class Diagnostics:
@@ -60,55 +62,102 @@ class Diagnostics:
     | `scope` | the scope at the last update |
     | `gradient_evaluations` | gradient evaluations since training began |
 
-    The last two are those of the latest update. The others are means over the
-    first update of an epoch and every tenth of the training.
+    All but the last two are means over the first update of an epoch and every
+    tenth after it. Within an epoch all show the last of these.
+
+    Args:
+        optimizer: The `EntropySGD` that the model is compiled with.
     """
 
-    def __init__(self) -> None:
-        means = (
-            "displacement",
-            "force_norm",
-            "gradient_norm",
-            "cosine",
-            "noise_to_drift",
-        )
-        self.metrics: list[keras.metrics.Metric] = [
-            keras.metrics.Mean(name) for name in means
+    def __init__(self, optimizer: optimizer_lib.EntropySGD) -> None:
+        self._optimizer = optimizer
+        self._means = [
+            keras.metrics.Mean(name)
+            for name in (
+                "displacement",
+                "force_norm",
+                "gradient_norm",
+                "cosine",
+                "noise_to_drift",
+            )
         ]
-        self.metrics += [Latest("scope"), Latest("gradient_evaluations")]
+        self.metrics: list[keras.metrics.Metric] = [
+            *self._means,
+            Current("scope", self._scope, self._restart),
+            Current(
+                "gradient_evaluations",
+                self._gradient_evaluations,
+                self._restart,
+            ),
+        ]
+        self._calls = 0
+        # Whether the model is to measure what it does, and show the metrics.
+        self.measuring = True
 
-    def update_state(self, reading: "Reading") -> None:
-        """Takes one update into account.
+    def _restart(self) -> None:
+        self._calls = 0
+
+    def _scope(self) -> tf.Tensor:
+        update = tf.convert_to_tensor(self._optimizer.iterations)
+        return hyperparameters.at(
+            self._optimizer.scope, tf.maximum(update - 1, 0)
+        )
+
+    def _gradient_evaluations(self) -> tf.Tensor:
+        count = self._optimizer.gradients_per_update
+        return self._optimizer.iterations * count
+
+    def update_state(self, values: Sequence[tf.Tensor]) -> None:
+        """Takes the values of one update.
 
         Args:
-            reading: What to know of the update.
+            values: What `measure` returned.
         """
-        *means, scope, gradient_evaluations = self.metrics
+        for metric, value in zip(self._means, values, strict=True):
+            metric.update_state(value)
 
-        def take() -> None:
-            for metric, value in zip(means, reading.measure(), strict=True):
-                metric.update_state(value)
+    def alternate(
+        self, plain: TrainFunction, measured: TrainFunction
+    ) -> TrainFunction:
+        """Returns a train function that measures some of the updates.
 
-        is_first = tf.equal(means[0].count, 0)
-        tf.cond(is_first | (reading.update % PERIOD == 0), take, lambda: None)
-        scope.update_state(reading.scope)
-        gradient_evaluations.update_state(reading.gradient_evaluations)
+        Args:
+            plain: The train function traced with `measuring` off.
+            measured: The same, traced with `measuring` on.
+
+        Returns:
+            A function with the same argument, whose logs hold all metrics.
+        """
+        names = [metric.name for metric in self.metrics]
+        latest: dict[str, Any] = {}
+
+        def train(iterator: Any) -> dict[str, Any]:
+            self.measuring = self._calls % PERIOD == 0
+            self._calls += 1
+            if not self.measuring:
+                try:
+                    return latest | plain(iterator)
+                finally:
+                    self.measuring = True
+            logs = measured(iterator)
+            latest.update({name: logs[name] for name in names})
+            return logs
+
+        return train
 
 
-class Reading(NamedTuple):
-    """What to know of one update.
+def of(optimizer: optimizer_lib.EntropySGD | None) -> Diagnostics | None:
+    """Returns the diagnostics of an optimizer, if it is to have them.
 
-    Attributes:
-        update: Its number.
-        scope: The scope.
-        gradient_evaluations: How many there have been after it.
-        measure: Returns a scalar for each metric that is a mean.
+    Args:
+        optimizer: The optimizer of a model, `None` if it is another.
+
+    Returns:
+        Diagnostics, or `None`.
     """
-
-    update: tf.Tensor
-    scope: tf.Tensor
-    gradient_evaluations: tf.Tensor
-    measure: Callable[[], list[tf.Tensor]]
+    if optimizer is None or not optimizer.diagnostics:
+        return None
+    return Diagnostics(optimizer)
 
 
 def measure(

@@ -48,6 +48,9 @@ class EntropyModel(keras.Model):
     2
     """
 
+    train_function: Any
+    _diagnostics: diagnostics.Diagnostics | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if twins.is_functional(args, kwargs) and not isinstance(
             self, twins.functional_class()
@@ -121,40 +124,45 @@ class EntropyModel(keras.Model):
         Args:
             *args: Arguments of `keras.Model.compile`, in its order.
             **kwargs: Arguments of `keras.Model.compile`. With `EntropySGD`,
-                `jit_compile="auto"` uses XLA without a GPU too where it was
-                measured to be faster; see `compilation.prefers_xla`.
+                `jit_compile="auto"` also uses XLA without a GPU where that is
+                known to be faster; see `compilation.prefers_xla`.
 
         Raises:
             ValueError: If an `EntropySGD` is to run on several replicas.
         """
         super().compile(*args, **kwargs)
+        entropy_sgd = self._entropy_sgd()
         replicas = self.distribute_strategy.num_replicas_in_sync
         validation.require(
-            replicas == 1 or self._entropy_sgd() is None,
+            replicas == 1 or entropy_sgd is None,
             "optimizer",
-            "another than EntropySGD under a strategy of several replicas, "
-            "where it is not supported yet",
+            "another than EntropySGD, which needs a single replica for now",
             f"EntropySGD with {replicas} replicas",
         )
         bound = inspect.signature(super().compile).bind(*args, **kwargs)
         self._jit_argument = bound.arguments.get("jit_compile", "auto")
-        if (
-            self._jit_argument == "auto"
-            and self._entropy_sgd() is not None
-            and not self.run_eagerly
-            and not tf.config.list_physical_devices("GPU")
-        ):
-            self.jit_compile = compilation.prefers_xla(self)
-        self._diagnostics = diagnostics.Diagnostics()
+        if entropy_sgd is not None and self._jit_argument == "auto":
+            compilation.choose(self)
+        self._diagnostics = diagnostics.of(entropy_sgd)
         self._entrust_states()
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """Those of `keras.Model`, and the diagnostics if asked for."""
-        entropy_sgd = self._entropy_sgd() if self.compiled else None
-        if entropy_sgd is None or not entropy_sgd.diagnostics:
-            return super().metrics
-        return super().metrics + self._diagnostics.metrics
+        measured = self._diagnostics
+        shown = measured.metrics if measured and measured.measuring else []
+        return super().metrics + shown
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes the function that `fit` calls; see `keras.Model`."""
+        old = self.train_function
+        super().make_train_function(force)
+        if self._diagnostics is not None and self.train_function is not old:
+            plain = self.train_function
+            super().make_train_function(force=True)
+            self.train_function = self._diagnostics.alternate(
+                plain, self.train_function
+            )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the model, as JSON can hold them."""
@@ -196,8 +204,7 @@ class EntropyModel(keras.Model):
     def _entrust_states(self) -> None:
         """Makes state that goes from pass to pass part of the optimizer's.
 
-        Files and checkpoints then hold it, which Keras's leave out: without it
-        a resumed run would see other dropout masks.
+        Files and checkpoints then hold it, which Keras's leave out.
         """
         entropy_sgd = self._entropy_sgd()
         if self.built and entropy_sgd is not None:
@@ -299,17 +306,19 @@ class EntropyModel(keras.Model):
             return super().train_step(data)
         minibatch = batching.split(data, entropy_sgd.minibatches_per_update)
         if not self.built:
-            self._build_on(minibatch(0))
+            passes.build(self, minibatch(0))
             self._entrust_states()
         if not self.trainable_variables:
             return super().train_step(data)
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        result = update.run(self, entropy_sgd, minibatch)
+        measured = self._diagnostics
+        measures = measured is not None and measured.measuring
+        result = update.run(self, entropy_sgd, minibatch, measures)
         report = result.report
         self._apply(entropy_sgd, result.gradients, report.loss)
-        if result.diagnostics is not None:
-            self._diagnostics.update_state(result.diagnostics)
+        if measured and result.diagnostics is not None:
+            measured.update_state(result.diagnostics)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(result.batch)
         loss_tracker = next(m for m in self.metrics if m.name == "loss")
         loss_tracker.update_state(
@@ -339,12 +348,3 @@ class EntropyModel(keras.Model):
             apply()  # which skips a non-finite update and lowers the scale
         else:
             guard.apply_if_finite(apply, loss, gradients, entropy_sgd.failure)
-
-    def _build_on(self, batch: Any) -> None:
-        """Creates the variables of a subclassed model, without running it."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        self(
-            tf.nest.map_structure(
-                lambda t: keras.KerasTensor(t.shape, t.dtype.name), x
-            )
-        )

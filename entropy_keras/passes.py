@@ -89,6 +89,21 @@ def run(
     return Pass(gradients, loss, predictions, scope)
 
 
+def build(model: keras.Model, batch: Any) -> None:
+    """Creates the variables of a subclassed model, without running it.
+
+    Args:
+        model: The model.
+        batch: What it is to take.
+    """
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    model(
+        tf.nest.map_structure(
+            lambda t: keras.KerasTensor(t.shape, t.dtype.name), x
+        )
+    )
+
+
 def commit(model: keras.Model, scope: keras.StatelessScope) -> None:
     """Makes the updates of non-trainable state that a pass asked for.
 

@@ -1,6 +1,5 @@
 """One update: from mini-batches to what the outer optimizer takes."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -24,19 +23,21 @@ class Update(NamedTuple):
             variable, `None` where the loss does not depend on it.
         batch: The mini-batch to report on.
         report: The pass over it.
-        diagnostics: What its metrics take, `None` unless they are asked for.
+        diagnostics: What `diagnostics.measure` returned, `None` unless it was
+            asked for.
     """
 
     gradients: list[Any]
     batch: Any
     report: passes.Pass
-    diagnostics: diagnostics.Reading | None
+    diagnostics: list[tf.Tensor] | None
 
 
 def run(
     model: keras.Model,
     entropy_sgd: optimizer_lib.EntropySGD,
     minibatch: Callable[[Any], Any],
+    measure: bool = False,
 ) -> Update:
     """Computes one update, and leaves it to the caller to apply it.
 
@@ -44,6 +45,7 @@ def run(
         model: The model.
         entropy_sgd: The optimizer.
         minibatch: Returns the mini-batch of an index.
+        measure: Whether to measure what happens.
 
     Returns:
         The update. State that is not trained has been updated already.
@@ -72,18 +74,10 @@ def run(
     force = chain.entropy_gradient(weights, state)
     for i, gradient in zip(connected, force, strict=True):
         gradients[i] = gradient + gradients[i] if weight else gradient
-    reading = None
-    if entropy_sgd.diagnostics:
-        update = tf.convert_to_tensor(entropy_sgd.iterations)
-        reading = diagnostics.Reading(
-            update,
-            chain.scope,
-            (update + 1) * entropy_sgd.gradients_per_update,
-            functools.partial(
-                diagnostics.measure, chain, state, weights, force, known
-            ),
-        )
-    return Update(gradients, batch, report, reading)
+    measured = None
+    if measure:
+        measured = diagnostics.measure(chain, state, weights, force, known)
+    return Update(gradients, batch, report, measured)
 
 
 def _run_chain(
