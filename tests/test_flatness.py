@@ -145,6 +145,8 @@ def test_picture_shows_spectrum_ends_and_line(of_network, monkeypatch):
     assert heights == pytest.approx(183)  # Every eigenvalue is in a bar.
     ends = [line.get_xdata()[0] for line in left.lines]
     assert ends == [of_network.smallest.value, of_network.largest.value]
+    low, high = left.get_xlim()
+    assert low < ends[0] < ends[1] < high
     assert any(
         "% below" in text.get_text() for text in left.get_legend().get_texts()
     )
@@ -169,8 +171,9 @@ def test_bounds_where_the_local_entropy_fails():
     model, data = network()
     with pytest.warns(UserWarning, match="only bounded"):
         found = landscape.flatness_report(
-            model, data, "mse", scope=1e-3, steps=10, probes=1
+            model, data, "mse", scope=1e-3, threshold=0.07, steps=10, probes=1
         )
+    assert 0.0 == found.near_zero.low < found.near_zero.high <= 1.0
     entropy = found.local_entropy
     assert math.isnan(entropy.value)
     assert -np.inf < entropy.low < entropy.high <= 0.0
@@ -237,16 +240,26 @@ def test_a_missed_end_widens_the_range(monkeypatch):
         ({"scope": 0.0}, r"`scope` must be a positive number.*scope=0\.0"),
         ({"temperature": -1.0}, r"`temperature` must be a posi.*=-1\.0"),
         ({"threshold": 0.0}, r"`threshold` must be a positive .*=0\.0"),
+        ({"minimum_loss": "low"}, "`minimum_loss` must be a number.*=low"),
+        ({"seed": -1}, "`seed` must be an integer from 0 on.*seed=-1"),
+    ],
+)
+def test_bad_input_is_refused_before_the_data_are_read(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        landscape.flatness_report(None, None, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (
             {"threshold": 1e-3, "steps": 2},
             r"`threshold` must be .* at least the resolution.* use .*"
             r"more `steps`.*=0\.001",
         ),
-        ({"minimum_loss": "low"}, "`minimum_loss` must be a number.*=low"),
         ({"minimum_loss": 9e9}, "`minimum_loss` must be at most .*=9000"),
         ({"steps": 1}, "`steps` must be an integer of at least 2.*steps=1"),
         ({"probes": 0}, "`probes` must be a positive integer.*probes=0"),
-        ({"seed": -1}, "`seed` must be an integer from 0 on.*seed=-1"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer.*=0"),
     ],
 )

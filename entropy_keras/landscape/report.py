@@ -119,6 +119,8 @@ class FlatnessReport:
     def plot(self, path: str | pathlib.Path) -> None:
         """Draws the density of the spectrum, and the loss along a line.
 
+        Gaps beside the threshold may be those between the quadrature's nodes.
+
         Args:
             path: Where to write; its suffix, as `.png`, says in which format.
 
@@ -156,6 +158,7 @@ class FlatnessReport:
             axes: Of matplotlib.
         """
         threshold = self.threshold
+        _, low, high, _ = self.near_zero
         nodes = self.spectrum.nodes.reshape(-1)
         counts = self.spectrum.weights.reshape(-1) * (
             self.num_parameters / len(self.spectrum.nodes)
@@ -168,7 +171,7 @@ class FlatnessReport:
             threshold,
             color="tab:green",
             alpha=0.2,
-            label=f"{100 * self.near_zero.value:.3g} % below {threshold:g}",
+            label=f"{100 * low:.1f} to {100 * high:.1f} % below {threshold:g}",
         )
         for end, name, colour in (
             (self.smallest.value, "smallest", "tab:purple"),
@@ -180,6 +183,7 @@ class FlatnessReport:
         axes.set(
             title="spectrum of the Hessian",
             xlabel="eigenvalue",
+            xlim=(min(1.5 * nodes.min(), -2.0 * threshold), 1.5 * reach),
             ylabel="number of eigenvalues",
         )
         axes.grid(alpha=0.3)
