@@ -171,9 +171,8 @@ def test_bounds_where_the_local_entropy_fails():
     model, data = network()
     with pytest.warns(UserWarning, match="only bounded"):
         found = landscape.flatness_report(
-            model, data, "mse", scope=1e-3, threshold=0.07, steps=10, probes=1
+            model, data, "mse", scope=1e-3, steps=10, probes=1
         )
-    assert 0.0 == found.near_zero.low < found.near_zero.high <= 1.0
     entropy = found.local_entropy
     assert math.isnan(entropy.value)
     assert -np.inf < entropy.low < entropy.high <= 0.0
@@ -232,6 +231,13 @@ def test_a_missed_end_widens_the_range(monkeypatch):
     assert holds(found.largest, eigenvalues.max())
     assert holds(found.smallest, eigenvalues.min())
     assert (found.largest.value, found.smallest.value) == (1.0, 0.9)
+
+
+def test_range_of_a_share_stays_within_none_and_all():
+    nodes, weights = np.array([[-2.0, -0.1, 0.1, 2.0]]), np.full([1, 4], 0.25)
+    spectrum = landscape.Spectrum(nodes, weights, 8, 0.01, "lanczos")
+    assert spectrum.share_below(1.0) == (0.5, 0.25)
+    assert flatness._near_zero(spectrum, 1.0)[:3] == (0.5, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
