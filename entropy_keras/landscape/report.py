@@ -187,7 +187,7 @@ class FlatnessReport:
             ylabel="number of eigenvalues",
         )
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper right")
 
 
 def _finite(value: Any) -> Any:
