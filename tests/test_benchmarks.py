@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from benchmarks import memory
 from benchmarks import scaling
 
 
@@ -39,3 +40,17 @@ def test_a_python_without_pytorch_is_refused():
     assert result.returncode == 1
     assert "Received: torch_python=false" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_memory_is_that_of_the_largest_program(tmp_path):
+    line = "  9MiB( 9%);  1MiB; allocation 1: size {}, preallocated-temp:\n"
+    for name, size in (("a", "800B"), ("b", "1.50MiB"), ("c", "20.00KiB")):
+        path = tmp_path / f"{name}-memory-usage-report.txt"
+        path.write_text("Total bytes used: 9\n" + line.format(size))
+    (tmp_path / "other.txt").write_text(line.format("9GiB"))
+    assert memory.temporary_bytes(tmp_path) == 1.5 * 2**20
+
+
+def test_a_folder_without_reports_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`folder` must hold a memory usage"):
+        memory.temporary_bytes(tmp_path)
