@@ -1,11 +1,11 @@
 """The commands under benchmarks/ run, and count what they say they count."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
-from benchmarks import memory
 from benchmarks import scaling
 
 
@@ -42,15 +42,18 @@ def test_a_python_without_pytorch_is_refused():
     assert "Traceback" not in result.stderr
 
 
-def test_memory_is_that_of_the_largest_program(tmp_path):
-    line = "  9MiB( 9%);  1MiB; allocation 1: size {}, preallocated-temp:\n"
-    for name, size in (("a", "800B"), ("b", "1.50MiB"), ("c", "20.00KiB")):
-        path = tmp_path / f"{name}-memory-usage-report.txt"
-        path.write_text("Total bytes used: 9\n" + line.format(size))
-    (tmp_path / "other.txt").write_text(line.format("9GiB"))
-    assert memory.temporary_bytes(tmp_path) == 1.5 * 2**20
-
-
-def test_a_folder_without_reports_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`folder` must hold a memory usage"):
-        memory.temporary_bytes(tmp_path)
+@pytest.mark.slow
+def test_an_update_allocates_little_beyond_what_it_needs(tmp_path):
+    path = tmp_path / "memory.json"
+    subprocess.run(
+        [
+            sys.executable, "-m", "benchmarks.memory",
+            "--network=small_mnistfc", f"--output={path}",
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    rows = json.loads(path.read_text())["memory"]
+    # Position, mean and gradient, and with momentum the velocity.
+    assert 3.0 <= rows["without momentum"]["weight_sized_tensors"] < 3.3
+    assert 4.0 <= rows["with momentum"]["weight_sized_tensors"] < 4.4
