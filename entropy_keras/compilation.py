@@ -7,8 +7,8 @@ from entropy_keras import twins
 
 _layers = keras.layers
 # Measured on two x86 cores by `benchmarks.compilation`: XLA takes 0.4 to 0.7 of
-# the time of TensorFlow's own kernels. It takes 2 to 3 times as long on
-# convolutions and on layers that draw random numbers. Of others nothing is known.
+# the time of TensorFlow's own kernels, and 2 to 3 times as long on convolutions
+# and on layers that draw random numbers. Of others nothing is known.
 _FASTER = (
     _layers.Activation,
     _layers.Add,
