@@ -16,11 +16,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
 
 import entropy_keras
+from benchmarks import common
 from trainers import report
 
 BATCH_SIZE, NUM_STEPS, UPDATES = 64, 5, 8
@@ -110,16 +110,11 @@ def prepare(
     x: Any = rng.normal(size=shape).astype("float32")
     if model.inputs[0].dtype == "int32":
         x = rng.integers(0, 2000, shape)
-    group = tf.constant(x), tf.constant(rng.integers(0, 10, shape[0]))
-    iterator = iter(tf.data.Dataset.from_tensors(group).repeat())
-    model.optimizer.build(model.trainable_variables)
-    model.make_train_function()
+    update = common.make_updates(model, (x, rng.integers(0, 10, shape[0])))
 
     def seconds() -> float:
         start = time.perf_counter()
-        for _ in range(UPDATES):
-            logs = model.train_function(iterator)
-        float(logs["loss"])
+        update(UPDATES)
         return (time.perf_counter() - start) / (UPDATES * NUM_STEPS)
 
     seconds()
@@ -151,13 +146,11 @@ def main(arguments: Sequence[str]) -> None:
             "ratio": round(ratio, 3),
         }
     if _OUTPUT.value:
-        report.write_json(
+        report.write_results(
             pathlib.Path(_OUTPUT.value),
             {
                 "command": "python -m benchmarks.compilation",
-                "date": time.strftime("%Y-%m-%d"),
                 "rounds": _ROUNDS.value,
-                "versions": report.versions(),
                 "networks": rows,
             },
         )

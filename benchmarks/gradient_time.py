@@ -8,7 +8,6 @@ over that of SGD with its better jit setting in the same round, with the
 smallest and largest. `--output` writes the same as JSON.
 """
 
-import json
 import pathlib
 import statistics
 import sys
@@ -24,6 +23,7 @@ from absl import app
 from absl import flags
 
 import entropy_keras
+from benchmarks import common
 from trainers import networks
 from trainers import report
 
@@ -150,18 +150,11 @@ def main(arguments: Sequence[str]) -> None:
             f"{ratios[-1]:.2f}]  {rows[name]['milliseconds']:8.2f} ms"
         )
     if _OUTPUT.value:
-        settings = {
-            flag.name: flag.value
-            for flag in flags.FLAGS.get_key_flags_for_module(__name__)
-            if flag.name != "output"
-        }
-        report.write_json(
+        report.write_results(
             pathlib.Path(_OUTPUT.value),
             {
                 "command": "python -m benchmarks.gradient_time",
-                "date": time.strftime("%Y-%m-%d"),
-                "settings": json.loads(json.dumps(settings)),
-                "versions": report.versions(),
+                "settings": common.settings(__name__),
                 "time_per_gradient_over_sgd": rows,
             },
         )

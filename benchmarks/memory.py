@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 
 import keras
@@ -148,14 +147,12 @@ def main(arguments: Sequence[str]) -> None:
             f"{tensors / needed:.2f} of the {needed} needed"
         )
     if _OUTPUT.value:
-        report.write_json(
+        report.write_results(
             pathlib.Path(_OUTPUT.value),
             {
                 "command": "python -m benchmarks.memory",
-                "date": time.strftime("%Y-%m-%d"),
                 "network": _NETWORK.value,
                 "batch_size": _BATCH_SIZE.value,
-                "versions": report.versions(),
                 "memory": rows,
             },
         )

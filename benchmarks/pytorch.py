@@ -18,11 +18,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
 
 import entropy_keras
+from benchmarks import common
 from trainers import networks
 from trainers import report
 
@@ -64,17 +64,9 @@ class TensorFlowLoop:
         rng = np.random.default_rng(0)
         shape = networks.input_shape(name)
         images = rng.normal(size=(size, *shape)).astype("float32")
-        group = tf.constant(images), tf.constant(rng.integers(0, 10, size))
-        self._iterator = iter(tf.data.Dataset.from_tensors(group).repeat())
-        model.optimizer.build(model.trainable_variables)
-        model.make_train_function()
-        self._model = model
+        group = images, rng.integers(0, 10, size)
+        self._updates = common.make_updates(model, group)
         self._updates(1)
-
-    def _updates(self, count: int) -> None:
-        for _ in range(count):
-            logs = self._model.train_function(self._iterator)
-        float(logs["loss"])
 
     def round(self) -> float:
         """Returns the seconds per gradient evaluation of a round."""
@@ -147,11 +139,10 @@ def main(arguments: Sequence[str]) -> None:
         f"[{ratios[0]:.2f}, {ratios[-1]:.2f}]"
     )
     if _OUTPUT.value:
-        report.write_json(
+        report.write_results(
             pathlib.Path(_OUTPUT.value),
             {
                 "command": "python -m benchmarks.pytorch",
-                "date": time.strftime("%Y-%m-%d"),
                 "network": _NETWORK.value,
                 "batch_size": _BATCH_SIZE.value,
                 "num_langevin_steps": _STEPS.value,

@@ -8,7 +8,6 @@ are the medians, also per weight and inner step, which proportional growth keeps
 constant, and the time of the first update, which traces and compiles.
 """
 
-import json
 import pathlib
 import statistics
 import sys
@@ -19,11 +18,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
 
 import entropy_keras
+from benchmarks import common
 from trainers import report
 
 BATCH_SIZE = 8
@@ -64,13 +63,10 @@ def prepare(width: int, num_steps: int) -> tuple[Update, int, float]:
     )
     rows = BATCH_SIZE * num_steps
     batch = np.ones([rows, width], "float32")
-    model.optimizer.build(model.trainable_variables)
-    model.make_train_function()
-    dataset = tf.data.Dataset.from_tensors((batch, batch)).repeat()
-    iterator = iter(dataset)
+    updates = common.make_updates(model, (batch, batch))
 
     def update() -> None:
-        float(model.train_function(iterator)["loss"])
+        updates(1)
 
     start = time.perf_counter()
     update()
@@ -142,18 +138,11 @@ def main(arguments: Sequence[str]) -> None:
                 f"{row['first_update_seconds']:17.2f}"
             )
     if _OUTPUT.value:
-        settings = {
-            flag.name: flag.value
-            for flag in flags.FLAGS.get_key_flags_for_module(__name__)
-            if flag.name != "output"
-        }
-        report.write_json(
+        report.write_results(
             pathlib.Path(_OUTPUT.value),
             {
                 "command": "python -m benchmarks.scaling",
-                "date": time.strftime("%Y-%m-%d"),
-                "settings": json.loads(json.dumps(settings)),
-                "versions": report.versions(),
+                "settings": common.settings(__name__),
                 **tables,
             },
         )

@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 
 from entropy_keras import landscape
-from trainers import report
 
 mpl.use("Agg")
 
@@ -226,17 +225,3 @@ def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:
     )
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def write(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes results with what they depend on.
-
-    Args:
-        path: Path of the JSON file.
-        content: The results.
-    """
-    report.write_json(
-        path,
-        {"date": time.strftime("%Y-%m-%d"), "versions": report.versions()}
-        | content,
-    )

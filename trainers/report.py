@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import platform
+import time
 from typing import Any
 
 import matplotlib as mpl
@@ -50,6 +51,17 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
+
+
+def write_results(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes results with what they depend on.
+
+    Args:
+        path: Path of the JSON file.
+        content: The results; the date and the versions are added.
+    """
+    common = {"date": time.strftime("%Y-%m-%d"), "versions": versions()}
+    write_json(path, common | content)
 
 
 def write_history(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from absl import flags
 from absl import logging
 
 from trainers import curvature
+from trainers import report
 from trainers import train
 from trainers import training
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
     command = shlex.join(["python", "-m", "trainers.spectrum", *sys.argv[1:]])
     content = {"command": command} | content | outcome
     content["config"] = dataclasses.asdict(config)
-    curvature.write(results / "spectrum.json", content)
+    report.write_results(results / "spectrum.json", content)
     print(json.dumps(content, indent=2))
 
 

@@ -20,7 +20,7 @@ from entropy_keras.landscape.products import operator
 from entropy_keras.landscape.report import FlatnessReport
 from entropy_keras.landscape.report import Measured
 from entropy_keras.landscape.sharpness import epsilon_sharpness
-from entropy_keras.landscape.slices import loss_slice
+from entropy_keras.landscape.slices import along
 from entropy_keras.landscape.traces import hutch_plus_plus
 from entropy_keras.validation import is_number
 from entropy_keras.validation import require
@@ -122,7 +122,7 @@ def flatness_report(
         ),
         scope=scope,
         temperature=temperature,
-        line=loss_slice(model, data, loss, seed=seed, **options),
+        line=along(objective, 1, None, None, True, seed),
         **curvature,
     )
 

@@ -79,7 +79,7 @@ def loss_slice(
     """
     directions = None if direction is None else [direction]
     objective = Objective(model, data, loss, **options)
-    return _slice(objective, 1, distances, directions, ignore_vectors, seed)
+    return along(objective, 1, distances, directions, ignore_vectors, seed)
 
 
 def loss_surface(
@@ -120,10 +120,10 @@ def loss_surface(
     (21, 21)
     """
     objective = Objective(model, data, loss, **options)
-    return _slice(objective, 2, distances, directions, ignore_vectors, seed)
+    return along(objective, 2, distances, directions, ignore_vectors, seed)
 
 
-def _slice(
+def along(
     objective: Objective,
     count: int,
     distances: Any,
