@@ -40,28 +40,45 @@ def split(group: Any, num_minibatches: int) -> Callable[[tf.Tensor], Any]:
         return lambda index: group
     size = num_samples(group)
     minibatch_size = -(-size // num_minibatches)
+    missing = num_minibatches * minibatch_size - size
+    present = tf.nest.map_structure(
+        lambda tensor: None if tensor is None else _extended(tensor, missing),
+        group,
+    )
 
     def minibatch(index: tf.Tensor) -> Any:
-        rows = (tf.range(minibatch_size) + index * minibatch_size) % size
+        start = index * minibatch_size % size
         return tf.nest.map_structure(
-            lambda tensor: None if tensor is None else _take(tensor, rows),
-            group,
+            lambda tensor: (
+                None
+                if tensor is None
+                else _slice(tensor, start, minibatch_size)
+            ),
+            present,
         )
 
     return minibatch
 
 
-def _take(tensor: Any, rows: tf.Tensor) -> Any:
-    """Returns rows that follow one another, from the last to the first."""
-    if not isinstance(tensor, tf.SparseTensor):
-        return tf.gather(tensor, rows)
-    start = tf.pad(rows[:1], [[0, tensor.shape.rank - 1]])
-    size = tf.concat([tf.shape(rows), tf.shape(tensor)[1:]], axis=0)
-    return tf.sparse.slice(
-        tf.sparse.concat(0, [tensor, tensor]),
-        tf.cast(start, tf.int64),
-        tf.cast(size, tf.int64),
-    )
+def _extended(tensor: Any, missing: tf.Tensor) -> Any:
+    """Returns the rows of a tensor, and its first ones again."""
+    if isinstance(tensor, tf.SparseTensor):
+        return tf.sparse.concat(0, [tensor, tensor])
+    rows = tf.range(missing) % num_samples(tensor)
+    return tf.concat([tensor, tf.gather(tensor, rows)], 0)
+
+
+def _slice(tensor: Any, start: tf.Tensor, size: tf.Tensor) -> Any:
+    """Returns rows that follow one another, where possible without a copy."""
+    if isinstance(tensor, tf.RaggedTensor):
+        return tensor[start : start + size]
+    begin = tf.pad([start], [[0, tensor.shape.rank - 1]])
+    sizes = tf.concat([[size], tf.shape(tensor)[1:]], axis=0)
+    if isinstance(tensor, tf.SparseTensor):
+        return tf.sparse.slice(
+            tensor, tf.cast(begin, tf.int64), tf.cast(sizes, tf.int64)
+        )
+    return tf.slice(tensor, begin, sizes)
 
 
 def num_samples(batch: Any) -> tf.Tensor:
