@@ -163,6 +163,7 @@ class Chain:
         keys: list[tf.Tensor],
     ) -> State:
         """Returns the chain after one step; see `advance`."""
+        gradients = _complete(gradients)
         normals = _normals(anchor, keys) if keys else [None] * len(anchor)
         after = State([], [], [])
         for i, weights in enumerate(anchor):
@@ -248,3 +249,16 @@ def _normals(like: Tensors, keys: list[tf.Tensor]) -> Tensors:
         noise.standard_normal(tensor.shape, tensor.dtype, key)
         for tensor, key in zip(like, keys, strict=True)
     ]
+
+
+def _complete(gradients: Tensors) -> Tensors:
+    """Returns equal gradients, of which none is ready before all are.
+
+    Back-propagation reads the weights of a layer for the gradients of the
+    layers before it. XLA moves a position in place if it sees that all reading
+    is done, and copies it first otherwise. It does not fold the zeros, which
+    could be NaN; a step that is not finite is not taken anyway.
+    """
+    zeros = [0.0 * tf.reshape(g, [-1])[:1] for g in gradients]
+    zero = tf.add_n([tf.cast(tf.reduce_sum(z), tf.float32) for z in zeros])
+    return [g + tf.cast(zero, g.dtype) for g in gradients]
