@@ -1,12 +1,59 @@
 """What the benchmarks share."""
 
 import json
+import statistics
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import flags
+
+from trainers import data
+from trainers import networks
+
+# Values of a flag `--jit_compile`, as `compile` takes them.
+JIT_COMPILE = {"off": False, "on": True, "auto": "auto"}
+
+
+def samples(network: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns random inputs and labels.
+
+    Args:
+        network: One of `networks.NAMES`.
+        size: Number of samples.
+
+    Returns:
+        Images and classes, or sequences of symbols and of the next symbols.
+    """
+    rng = np.random.default_rng(0)
+    if network == "char_lstm":
+        codes = rng.integers(0, 96, [size, data.SEQUENCE_LENGTH + 1])
+        return codes[:, :-1], codes[:, 1:]
+    images = rng.normal(size=(size, *networks.input_shape(network)))
+    return images.astype("float32"), rng.integers(0, 10, size)
+
+
+def ratios(
+    times: Sequence[float], references: Sequence[float]
+) -> dict[str, float]:
+    """Relates times of rounds to others of the same rounds.
+
+    Args:
+        times: Seconds.
+        references: As many seconds.
+
+    Returns:
+        The median `ratio`, the `smallest` and the `largest`.
+    """
+    found = [t / r for t, r in zip(times, references, strict=True)]
+    return {
+        "ratio": round(statistics.median(found), 3),
+        "smallest": round(min(found), 3),
+        "largest": round(max(found), 3),
+    }
 
 
 def make_updates(model: keras.Model, group: Any) -> Callable[[int], None]:
