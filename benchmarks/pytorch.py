@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from absl import app
 from absl import flags
 
@@ -29,14 +28,17 @@ from trainers import report
 _NETWORK = flags.DEFINE_enum(
     "network",
     "small_mnistfc",
-    ["small_mnistfc", "mnistfc", "lenet"],
-    "Network to time.",
+    ["small_mnistfc", "mnistfc", "lenet", "all_cnn_bn", "char_lstm"],
+    "Network to time; All-CNN-BN at a quarter of its width.",
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 128, "Size of a mini-batch.", lower_bound=1
 )
 _STEPS = flags.DEFINE_integer(
     "num_langevin_steps", 5, "Inner steps per update.", lower_bound=1
+)
+_JIT_COMPILE = flags.DEFINE_enum(
+    "jit_compile", "auto", list(common.JIT_COMPILE), "How to compile ours."
 )
 _UPDATES = flags.DEFINE_integer(
     "updates", 20, "Updates in a round.", lower_bound=1
@@ -47,24 +49,25 @@ _TORCH_PYTHON = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
+_WIDTHS = {"all_cnn_bn": 0.25}
+
 
 class TensorFlowLoop:
-    """Rounds of updates with this package, `jit_compile="auto"`."""
+    """Rounds of updates with this package."""
 
     def __init__(self) -> None:
         keras.utils.set_random_seed(0)
         name, size = _NETWORK.value, _BATCH_SIZE.value * _STEPS.value
-        model = entropy_keras.EntropyModel.from_model(networks.build(name))
+        network = networks.build(name, width=_WIDTHS.get(name, 1.0))
+        model = entropy_keras.EntropyModel.from_model(network)
         model.compile(
             entropy_keras.EntropySGD(
                 0.1, num_langevin_steps=_STEPS.value, seed=0
             ),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=common.JIT_COMPILE[_JIT_COMPILE.value],
         )
-        rng = np.random.default_rng(0)
-        shape = networks.input_shape(name)
-        images = rng.normal(size=(size, *shape)).astype("float32")
-        group = images, rng.integers(0, 10, size)
+        group = common.samples(name, size)
         self._updates = common.make_updates(model, group)
         self._updates(1)
 
@@ -129,31 +132,24 @@ def main(arguments: Sequence[str]) -> None:
         (tensorflow.round(), torch.round()) for _ in range(_ROUNDS.value + 2)
     ][2:]  # two to warm up
     torch.close()
-    ratios = sorted(ours / theirs for ours, theirs in pairs)
-    ours, theirs = (
-        statistics.median(times) for times in zip(*pairs, strict=True)
-    )
+    times, torch_times = zip(*pairs, strict=True)
+    ratios = common.ratios(times, torch_times)
+    ours, theirs = statistics.median(times), statistics.median(torch_times)
     print(
         f"{_NETWORK.value}: {1e3 * ours:.3f} ms per gradient, PyTorch "
-        f"{1e3 * theirs:.3f} ms, ratio {statistics.median(ratios):.2f} "
-        f"[{ratios[0]:.2f}, {ratios[-1]:.2f}]"
+        f"{1e3 * theirs:.3f} ms, ratio {ratios['ratio']:.2f} "
+        f"[{ratios['smallest']:.2f}, {ratios['largest']:.2f}]"
     )
     if _OUTPUT.value:
         report.write_results(
             pathlib.Path(_OUTPUT.value),
             {
                 "command": "python -m benchmarks.pytorch",
-                "network": _NETWORK.value,
-                "batch_size": _BATCH_SIZE.value,
-                "num_langevin_steps": _STEPS.value,
-                "updates": _UPDATES.value,
-                "rounds": _ROUNDS.value,
+                "settings": common.settings(__name__),
                 "versions": report.versions() | {"torch": torch.version},
                 "milliseconds": round(1e3 * ours, 3),
                 "milliseconds_pytorch": round(1e3 * theirs, 3),
-                "ratio": round(statistics.median(ratios), 3),
-                "smallest": round(ratios[0], 3),
-                "largest": round(ratios[-1], 3),
+                **ratios,
             },
         )
 

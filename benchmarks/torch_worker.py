@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 # The defaults of EntropySGD.
 STEP_SIZE, SCOPE, TEMPERATURE, MOMENTUM, AVERAGING_RATE = (
@@ -20,18 +21,69 @@ STEP_SIZE, SCOPE, TEMPERATURE, MOMENTUM, AVERAGING_RATE = (
 )  # fmt: skip
 
 
-def build(name: str) -> torch.nn.Module:
+class CharacterLSTM(nn.Module):
+    """An LSTM over 96 symbols whose initial state is learned.
+
+    It has one bias per gate more than that of `trainers.networks`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(96, 48, batch_first=True)
+        self.states = nn.ParameterList([torch.zeros(48), torch.zeros(48)])
+        self.read_out = nn.Linear(48, 96)
+
+    def forward(self, symbols: torch.Tensor) -> torch.Tensor:
+        """Returns logits of the next symbols.
+
+        Args:
+            symbols: Integers of shape `[m, time]`.
+
+        Returns:
+            A tensor of shape `[m, 96, time]`.
+        """
+        inputs = nn.functional.one_hot(symbols, 96).float()
+        states = [s.expand(1, len(symbols), 48) for s in self.states]
+        hidden, _ = self.lstm(inputs, [s.contiguous() for s in states])
+        return self.read_out(hidden).transpose(1, 2)
+
+
+def _all_cnn_bn() -> nn.Module:
+    """Returns All-CNN-BN at a quarter of its width."""
+    layers: list[nn.Module] = [nn.Dropout(0.2)]
+    channels = 3
+    for number, (outputs, size, stride, padding) in enumerate([
+        (24, 3, 1, 1), (24, 3, 1, 1), (24, 3, 2, 1),
+        (48, 3, 1, 1), (48, 3, 1, 1), (48, 3, 2, 1),
+        (48, 3, 1, 0), (48, 1, 1, 0), (10, 1, 1, 0),
+    ]):  # fmt: skip
+        layers += [
+            nn.Conv2d(channels, outputs, size, stride, padding),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        ]
+        channels = outputs
+        if number in (2, 5):
+            layers.append(nn.Dropout(0.5))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def build(name: str) -> nn.Module:
     """Builds a network of `trainers.networks`.
 
     Args:
-        name: `small_mnistfc`, `mnistfc` or `lenet`.
+        name: `small_mnistfc`, `mnistfc`, `lenet`, `all_cnn_bn` or `char_lstm`.
 
     Returns:
-        The network, of images `[m, 1, 28, 28]`.
+        The network, of images `[m, channels, height, width]` or of symbols
+        `[m, time]`.
     """
-    nn = torch.nn
+    if name == "char_lstm":
+        return CharacterLSTM()
+    if name == "all_cnn_bn":
+        return _all_cnn_bn()
     if name == "lenet":
-        layers: list[torch.nn.Module] = []
+        layers: list[nn.Module] = []
         for channels in ((1, 20), (20, 50)):
             layers += [
                 nn.Conv2d(*channels, 5),
@@ -52,7 +104,7 @@ def build(name: str) -> torch.nn.Module:
 
 
 def make_update(
-    network: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]
+    network: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]
 ) -> Callable[[], None]:
     """Returns a function that makes one update of Entropy-SGD.
 
@@ -65,7 +117,7 @@ def make_update(
         The function.
     """
     parameters = list(network.parameters())
-    loss_function = torch.nn.CrossEntropyLoss()
+    loss_function = nn.CrossEntropyLoss()
     deviation = math.sqrt(2 * STEP_SIZE * TEMPERATURE)
     rate = AVERAGING_RATE
 
@@ -93,6 +145,15 @@ def make_update(
     return update
 
 
+def _samples(name: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns random inputs and labels."""
+    if name == "char_lstm":
+        symbols = torch.randint(0, 96, [size, 33])
+        return symbols[:, :-1], symbols[:, 1:]
+    shape = (3, 32, 32) if name == "all_cnn_bn" else (1, 28, 28)
+    return torch.randn(size, *shape), torch.randint(0, 10, [size])
+
+
 def main(arguments: list[str]) -> None:
     """Makes a round for each line of the standard input.
 
@@ -101,10 +162,7 @@ def main(arguments: list[str]) -> None:
     """
     name, (size, num_steps, updates) = arguments[0], map(int, arguments[1:])
     torch.manual_seed(0)
-    batches = [
-        (torch.randn(size, 1, 28, 28), torch.randint(0, 10, [size]))
-        for _ in range(num_steps)
-    ]
+    batches = [_samples(name, size) for _ in range(num_steps)]
     update = make_update(build(name), batches)
     update()
     for _ in sys.stdin:
