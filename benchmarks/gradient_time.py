@@ -133,7 +133,8 @@ def _dataset(batch_size: int) -> tf.data.Dataset:
     # and some calls of `fit` wait for it: they take up to twice their time.
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.batch(batch_size).cache().with_options(options)
+    batches = dataset.batch(batch_size, drop_remainder=True)
+    return batches.cache().with_options(options)
 
 
 def measure(batch_size: int) -> dict[str, Variant]:

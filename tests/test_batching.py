@@ -73,14 +73,38 @@ def test_grouped_dataset_keeps_the_order_and_the_short_end():
     assert groups[1][1].tolist() == [-6, -7, -8, -9, -10]
 
 
+def test_batches_of_a_known_size_are_grouped_alike():
+    dataset = tf.data.Dataset.range(11).map(lambda i: (i, {"label": -i}))
+    dataset = dataset.batch(2, drop_remainder=True)
+    groups = list(batching.group_dataset(dataset, 3).as_numpy_iterator())
+    assert [x.tolist() for x, _ in groups] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
+    assert groups[1][1]["label"].tolist() == [-6, -7, -8, -9]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda x: x[:2],
+        lambda x: x[0],
+        lambda x: tf.sparse.from_dense(x),
+    ],
+    ids=["another size", "no rows", "sparse"],
+)
+def test_sizes_that_differ_within_a_batch_do_not_count(second):
+    dataset = tf.data.Dataset.range(1, 7).batch(3, drop_remainder=True)
+    dataset = dataset.map(lambda x: (x, second(x)))
+    assert batching._batch_size(dataset.element_spec) is None
+
+
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [
         (tf.data.Dataset.range(10).batch(2), 2),
+        (tf.data.Dataset.range(10).batch(2, drop_remainder=True), 2),
         (tf.data.Dataset.range(10).batch(2).repeat(), -1),
         (tf.data.Dataset.range(10).filter(lambda i: i > 2).batch(2), -2),
     ],
-    ids=["finite", "infinite", "unknown"],
+    ids=["finite", "of a known size", "infinite", "unknown"],
 )
 def test_grouped_dataset_keeps_its_cardinality(dataset, expected):
     grouped = batching.group_dataset(dataset, 3)
