@@ -86,11 +86,11 @@ def settings(module: str) -> dict[str, Any]:
         module: `__name__` of the benchmark.
 
     Returns:
-        The value of each flag that it defines, but for `--output`.
+        The value of each flag that it defines, but for those that hold paths.
     """
     values = {
         flag.name: flag.value
         for flag in flags.FLAGS.get_key_flags_for_module(module)
-        if flag.name != "output"
+        if flag.name not in {"output", "torch_python"}
     }
     return json.loads(json.dumps(values))

@@ -57,20 +57,20 @@ def test_gradient_time_relates_all_to_the_better_sgd(tmp_path):
     tables = run(
         "benchmarks.gradient_time", tmp_path / "times.json",
         "--jit_compile=off", "--jit_compile=auto", "--rounds=3", "--updates=2",
-        "--epochs=1", "--batch_size=2", "--batch_size=3",
+        "--epochs=1", "--batch_size=2",
     )["time_per_gradient_over_sgd"]  # fmt: skip
-    assert list(tables) == ["2", "3"]
-    for rows in tables.values():
-        assert len(rows) == 14
-        sgd = [rows[f"sgd, jit={jit}"] for jit in ("off", "auto")]
-        assert min(row["smallest"] for row in sgd) == 1.0
-        assert min(row["ratio"] for row in sgd) >= 1.0
-        for row in rows.values():
-            assert row["smallest"] <= row["ratio"] <= row["largest"]
-            assert row["compile_seconds"] > 0 < row["milliseconds"]
-        # All others find their variables made.
-        assert rows["entropy_sgd, jit=off"]["traces"] == 1
-        assert rows["entropy_sgd, diagnostics, jit=off"]["traces"] == 2
+    assert list(tables) == ["2"]
+    rows = tables["2"]
+    assert len(rows) == 14
+    sgd = [rows[f"sgd, jit={jit}"] for jit in ("off", "auto")]
+    assert min(row["smallest"] for row in sgd) == 1.0
+    assert min(row["ratio"] for row in sgd) >= 1.0
+    for row in rows.values():
+        assert row["smallest"] <= row["ratio"] <= row["largest"]
+        assert row["compile_seconds"] > 0 < row["milliseconds"]
+    # `fit` makes the variables before it traces.
+    assert rows["entropy_sgd, jit=off"]["traces"] == 1
+    assert rows["entropy_sgd, diagnostics, jit=off"]["traces"] == 2
 
 
 @pytest.mark.slow
