@@ -11,7 +11,6 @@ least with its gradients and takes their mean: no sampler can be faster.
 `--output` writes the same as JSON.
 """
 
-import pathlib
 import statistics
 import sys
 import time
@@ -29,7 +28,6 @@ import entropy_keras
 from benchmarks import baselines
 from benchmarks import common
 from trainers import networks
-from trainers import report
 
 _NETWORK = flags.DEFINE_enum(
     "network", "small_mnistfc", list(networks.NAMES), "Network to time."
@@ -128,13 +126,8 @@ def _gradients() -> int:
 
 def _dataset(batch_size: int) -> tf.data.Dataset:
     samples = common.samples(_NETWORK.value, _gradients() * batch_size)
-    dataset = tf.data.Dataset.from_tensors(samples).unbatch()
-    # The thread that tunes a pipeline wakes up at 10, 30, 70, 150 ms and so on,
-    # and some calls of `fit` wait for it: they take up to twice their time.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    batches = dataset.batch(batch_size, drop_remainder=True)
-    return batches.cache().with_options(options)
+    rows = tf.data.Dataset.from_tensors(samples).unbatch()
+    return common.cached_batches(rows, batch_size, drop_remainder=True)
 
 
 def measure(batch_size: int) -> dict[str, Variant]:
@@ -219,15 +212,12 @@ def main(arguments: Sequence[str]) -> None:
                 f"(compiled in {row['compile_seconds']:.1f} s, "
                 f"traced {row['traces']} times)"
             )
-    if _OUTPUT.value:
-        report.write_results(
-            pathlib.Path(_OUTPUT.value),
-            {
-                "command": "python -m benchmarks.gradient_time",
-                "settings": common.settings(__name__),
-                "time_per_gradient_over_sgd": tables,
-            },
-        )
+    common.write(
+        _OUTPUT.value,
+        "gradient_time",
+        __name__,
+        {"time_per_gradient_over_sgd": tables},
+    )
 
 
 if __name__ == "__main__":

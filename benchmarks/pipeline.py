@@ -10,7 +10,6 @@ Printed is the median over the rounds of the time over that with ready groups,
 with the smallest and largest.
 """
 
-import pathlib
 import statistics
 import sys
 import time
@@ -26,7 +25,6 @@ from absl import flags
 import entropy_keras
 from benchmarks import common
 from trainers import networks
-from trainers import report
 
 NUM_STEPS = 5
 
@@ -59,11 +57,9 @@ def inputs() -> dict[str, Callable[[], Any]]:
     size, group = _BATCH_SIZE.value, NUM_STEPS * _BATCH_SIZE.value
     x, y = common.samples(_NETWORK.value, group * _UPDATES.value)
     rows = tf.data.Dataset.from_tensors((x, y)).unbatch()
-    options = tf.data.Options()
-    options.autotune.enabled = False  # see `benchmarks.gradient_time`
-    groups = rows.batch(group).cache().with_options(options)
-    batches = rows.batch(size).cache().with_options(options)
-    equal = rows.batch(size, drop_remainder=True).cache().with_options(options)
+    groups = common.cached_batches(rows, group, drop_remainder=False)
+    batches = common.cached_batches(rows, size, drop_remainder=False)
+    equal = common.cached_batches(rows, size, drop_remainder=True)
     arguments = {"shuffle": False, "verbose": 0}
     return {
         "ready groups": lambda: keras.Model.fit(model, groups, **arguments),
@@ -101,15 +97,9 @@ def main(arguments: Sequence[str]) -> None:
             f"[{rows[name]['smallest']:.3f}, {rows[name]['largest']:.3f}]  "
             f"{rows[name]['milliseconds_per_update']:8.2f} ms per update"
         )
-    if _OUTPUT.value:
-        report.write_results(
-            pathlib.Path(_OUTPUT.value),
-            {
-                "command": "python -m benchmarks.pipeline",
-                "settings": common.settings(__name__),
-                "time_over_ready_groups": rows,
-            },
-        )
+    common.write(
+        _OUTPUT.value, "pipeline", __name__, {"time_over_ready_groups": rows}
+    )
 
 
 if __name__ == "__main__":

@@ -140,18 +140,17 @@ def main(arguments: Sequence[str]) -> None:
         f"{1e3 * theirs:.3f} ms, ratio {ratios['ratio']:.2f} "
         f"[{ratios['smallest']:.2f}, {ratios['largest']:.2f}]"
     )
-    if _OUTPUT.value:
-        report.write_results(
-            pathlib.Path(_OUTPUT.value),
-            {
-                "command": "python -m benchmarks.pytorch",
-                "settings": common.settings(__name__),
-                "versions": report.versions() | {"torch": torch.version},
-                "milliseconds": round(1e3 * ours, 3),
-                "milliseconds_pytorch": round(1e3 * theirs, 3),
-                **ratios,
-            },
-        )
+    common.write(
+        _OUTPUT.value,
+        "pytorch",
+        __name__,
+        {
+            "versions": report.versions() | {"torch": torch.version},
+            "milliseconds": round(1e3 * ours, 3),
+            "milliseconds_pytorch": round(1e3 * theirs, 3),
+            **ratios,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ are the medians, also per weight and inner step, which proportional growth keeps
 constant, and the time of the first update, which traces and compiles.
 """
 
-import pathlib
 import statistics
 import sys
 import time
@@ -23,7 +22,6 @@ from absl import flags
 
 import entropy_keras
 from benchmarks import common
-from trainers import report
 
 BATCH_SIZE = 8
 
@@ -137,15 +135,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"{row['nanoseconds_per_weight_and_step']:15.2f} "
                 f"{row['first_update_seconds']:17.2f}"
             )
-    if _OUTPUT.value:
-        report.write_results(
-            pathlib.Path(_OUTPUT.value),
-            {
-                "command": "python -m benchmarks.scaling",
-                "settings": common.settings(__name__),
-                **tables,
-            },
-        )
+    common.write(_OUTPUT.value, "scaling", __name__, tables)
 
 
 if __name__ == "__main__":
