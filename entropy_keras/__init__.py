@@ -3,18 +3,34 @@
 from entropy_keras import callbacks
 from entropy_keras import presets
 from entropy_keras import samplers
+from entropy_keras.entropy_sgd import EntropySGD
+from entropy_keras.estimators import Displacement
+from entropy_keras.estimators import MeanGradient
+from entropy_keras.inner_optimizer import InnerOptimizer
 from entropy_keras.model import EntropyModel
-from entropy_keras.optimizer import EntropySGD
+from entropy_keras.multi_gradient import Clock
+from entropy_keras.multi_gradient import MultiGradientOptimizer
+from entropy_keras.multi_gradient import Proposal
 from entropy_keras.samplers import SGLD
 from entropy_keras.samplers import SplitSGLD
-from entropy_keras.scoping import ExponentialScope
+from entropy_keras.schedules import ExponentialScope
+from entropy_keras.schedules import PerVariable
+from entropy_keras.sharpness_aware import SharpnessAware
 from entropy_keras.version import __version__
 
 __all__ = [
     "SGLD",
+    "Clock",
+    "Displacement",
     "EntropyModel",
     "EntropySGD",
     "ExponentialScope",
+    "InnerOptimizer",
+    "MeanGradient",
+    "MultiGradientOptimizer",
+    "PerVariable",
+    "Proposal",
+    "SharpnessAware",
     "SplitSGLD",
     "__version__",
     "callbacks",

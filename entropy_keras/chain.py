@@ -1,6 +1,6 @@
-"""The Langevin chain: L inner steps as one functional loop.
+"""The Langevin chain of one update, pure in its tensors.
 
-Pure in its tensors: nothing here reads or assigns a variable.
+Nothing here reads or assigns a variable. Lists have one entry per variable.
 """
 
 import dataclasses
@@ -13,31 +13,65 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from entropy_keras import estimators
+from entropy_keras import geometry
 from entropy_keras import noise
 from entropy_keras import samplers
 
 Tensors = list[tf.Tensor]
-# (position, number of the step, carry) -> (gradients, new carry)
-GradientFunction = Callable[[Tensors, tf.Tensor, Any], tuple[Tensors, Any]]
+# Streams of the noise, which tell apart what one step draws.
+_STEPS, _STARTS = 0, 1
+
+
+class Noise(NamedTuple):
+    """Where a chain takes its noise from.
+
+    Attributes:
+        seed: Seed of the whole run.
+        update: Scalar tensor, the number of the update.
+        replica: Number of the replica that the chain runs on.
+    """
+
+    seed: int
+    update: tf.Tensor
+    replica: tf.Tensor | int = 0
+
+    def keys(self, count: int, step: tf.Tensor | int, stream: int) -> Tensors:
+        """Returns the key of each variable's noise at one step.
+
+        Args:
+            count: Number of variables.
+            step: Number of the step; 0 is the start.
+            stream: Tells several draws apart.
+
+        Returns:
+            What `noise.standard_normal` takes, for each variable.
+        """
+        return noise.keys(
+            range(count),
+            seed=self.seed,
+            update=self.update,
+            step=step,
+            replica=self.replica,
+            stream=stream,
+        )
 
 
 class State(NamedTuple):
-    """What the loop carries, one entry per variable in each field."""
+    """What goes from step to step.
+
+    Attributes:
+        position: Where the chain is.
+        memory: What the sampler remembers.
+        mean: The running mean of the estimator.
+        path: Position and memory of the noise's own path, or empty.
+        metric: What the metric remembers.
+    """
 
     position: Tensors
-    kinetics: list[samplers.State]
+    memory: Any
     mean: Tensors
-
-    def of(self, indices: Sequence[int]) -> "State":
-        """Returns the state of some of the variables.
-
-        Args:
-            indices: Which ones.
-
-        Returns:
-            A state with one entry per index.
-        """
-        return State(*([field[i] for i in indices] for field in self))
+    path: Any
+    metric: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,82 +79,96 @@ class Chain:
     """The chain of one update, with its hyper-parameters fixed.
 
     ```
-    state = chain.initial_state(anchor)
+    state = chain.start(anchor, slots)
     for step in 1..L:
-        gradient = gradient_function(state.position)
-        state = chain.advance(state, gradient, anchor, step)
+        gradients = gradients_at(state.position)
+        state = chain.advance(state, gradients, anchor, step)
     entropy_gradient = chain.entropy_gradient(anchor, state)
+    slots = chain.finish(state)
     ```
 
     Args:
         sampler: The kinetics.
+        settings: Step size, scope, temperature and metric of each variable.
+        noise: Where the noise comes from.
         estimator: What turns the chain into a gradient.
-        step_size: Scalar tensor η' of this update.
-        scope: Scalar tensor γ of this update.
-        temperature: Temperature T, a float. At 0 no random operation exists.
+        averaging_rate: Weight of the new sample in its mean, or `None`.
+        scale_by_scope: Whether the scope multiplies the displacement.
         stationary_start: Whether the chain starts from its law under a flat
             loss instead of from the anchor.
-        seed: Seed of the noise.
-        update: Scalar tensor, the number of the update.
-        variable_indices: Index of each variable in the model, which keys its
-            noise.
+        metric: What observes the gradients; its diagonals are in `settings`.
+        compiled: Whether XLA compiles a step where a graph is built.
     """
 
     sampler: samplers.Sampler
+    settings: Sequence[samplers.Setting]
+    noise: Noise
     estimator: estimators.Estimator
-    step_size: tf.Tensor
-    scope: tf.Tensor
-    temperature: float
-    stationary_start: bool
-    seed: int
-    update: tf.Tensor
-    variable_indices: tuple[int, ...]
+    averaging_rate: float | None = None
+    scale_by_scope: bool = False
+    stationary_start: bool = False
+    metric: geometry.Metric = geometry.Identity()
+    compiled: bool = True
 
-    def of(self, indices: Sequence[int]) -> "Chain":
-        """Returns the chain of some of the variables, with the same noise.
+    @property
+    def _is_noisy(self) -> bool:
+        return any(not _is_zero(s.temperature) for s in self.settings)
 
-        Args:
-            indices: Which ones.
-
-        Returns:
-            A chain of as many variables as there are indices.
-        """
-        kept = tuple(self.variable_indices[i] for i in indices)
-        return dataclasses.replace(self, variable_indices=kept)
-
-    def _keys(self, step: tf.Tensor | int) -> list[tf.Tensor]:
+    def _keys(self, step: tf.Tensor | int, stream: int = _STEPS) -> Tensors:
         """Returns the key of each variable's noise, none at T = 0."""
-        if not self.temperature:
+        if not self._is_noisy:
             return []
-        return noise.keys(
-            self.variable_indices,
-            seed=self.seed,
-            update=self.update,
-            step=step,
-        )
+        return self.noise.keys(len(self.settings), step, stream)
 
-    def initial_state(self, anchor: Tensors) -> State:
+    def _normals(self, like: Tensors, keys: Tensors) -> list[Any]:
+        """Returns the noise of each variable, `None` where T = 0."""
+        if not keys:
+            return [None] * len(like)
+        return [
+            None
+            if _is_zero(setting.temperature)
+            else noise.standard_normal(tensor.shape, tensor.dtype, key)
+            for tensor, key, setting in zip(
+                like, keys, self.settings, strict=True
+            )
+        ]
+
+    def start(self, anchor: Tensors, slots: Any = ((), ())) -> State:
         """Returns the chain before its first step.
 
         Args:
-            anchor: The weights x, one tensor per variable.
+            anchor: The weights x.
+            slots: What sampler and metric remember from the update before.
 
         Returns:
             The state from which step 1 starts.
         """
-        position = anchor
-        if self.stationary_start and self.temperature:
-            deviation = tf.sqrt(self.temperature / self.scope)
+        sampler_slots, metric_slots = slots
+        position = list(anchor)
+        if self.stationary_start:
+            normals = self._normals(anchor, self._keys(0))
             position = [
-                weights + tf.cast(deviation, weights.dtype) * normals
-                for weights, normals in zip(
-                    anchor, _normals(anchor, self._keys(0)), strict=True
+                x if normal is None else x + _stationary(normal, setting)
+                for x, normal, setting in zip(
+                    anchor, normals, self.settings, strict=True
                 )
             ]
+        drawn = self._normals(anchor, self._keys(0, _STARTS))
+        path: Any = ()
+        if self.estimator.subtract_noise and self._is_noisy:
+            offset = [p - x for p, x in zip(position, anchor, strict=True)]
+            path = (
+                offset,
+                self.sampler.of_noise().start(offset, drawn, self.settings, ()),
+            )
         return State(
             position=position,
-            kinetics=[self.sampler.initial_state(p) for p in position],
-            mean=[self.estimator.initial_mean(weights) for weights in anchor],
+            memory=self.sampler.start(
+                position, drawn, self.settings, sampler_slots
+            ),
+            mean=self.estimator.initial_mean(anchor),
+            path=path,
+            metric=metric_slots,
         )
 
     def advance(
@@ -145,7 +193,7 @@ class Chain:
             state, gradients, anchor, tf.convert_to_tensor(step),
             self._keys(step),
         )  # fmt: skip
-        if tf.executing_eagerly():
+        if tf.executing_eagerly() or not self.compiled:
             return self._advance(*arguments)
         return self._compiled_advance(*arguments)
 
@@ -160,73 +208,31 @@ class Chain:
         gradients: Tensors,
         anchor: Tensors,
         step: tf.Tensor,
-        keys: list[tf.Tensor],
+        keys: Tensors,
     ) -> State:
         """Returns the chain after one step; see `advance`."""
         gradients = _complete(gradients)
-        normals = _normals(anchor, keys) if keys else [None] * len(anchor)
-        after = State([], [], [])
-        for i, weights in enumerate(anchor):
-            position, kinetics = self.sampler.step(
-                state.position[i],
-                gradients[i],
-                weights,
-                normals[i],
-                state.kinetics[i],
-                step_size=self.step_size,
-                scope=self.scope,
-                temperature=self.temperature,
+        normals = self._normals(anchor, keys)
+        position, memory = self.sampler.step(
+            state.position, gradients, anchor, normals, state.memory,
+            self.settings,
+        )  # fmt: skip
+        sample, path = position, state.path
+        if path:
+            nothing = [tf.zeros([], x.dtype) for x in anchor]
+            path = self.sampler.of_noise().step(
+                path[0], nothing, nothing, normals, path[1], self.settings
             )
-            after.position.append(position)
-            after.kinetics.append(kinetics)
-            after.mean.append(
-                self.estimator.update_mean(
-                    state.mean[i], position, gradients[i], step
-                )
-            )
-        return after
-
-    def run(
-        self,
-        state: State,
-        gradient_function: GradientFunction,
-        anchor: Tensors,
-        *,
-        first_step: int,
-        last_step: int,
-        carry: Any,
-    ) -> tuple[State, Any]:
-        """Takes the steps `first_step` to `last_step` in one while loop.
-
-        Args:
-            state: The chain before `first_step`.
-            gradient_function: Called with the position, the number of the step
-                and the carry; returns the gradients there and the new carry.
-            anchor: The weights x.
-            first_step: First step to take, counted from 1.
-            last_step: Last step to take. If it is smaller than `first_step`,
-                nothing happens.
-            carry: A structure of tensors passed from call to call, such as the
-                state of random seeds.
-
-        Returns:
-            The chain after `last_step`, and the last carry.
-        """
-        if last_step < first_step:
-            return state, carry
-
-        def body(
-            step: tf.Tensor, state: State, carry: Any
-        ) -> tuple[tf.Tensor, State, Any]:
-            gradients, carry = gradient_function(state.position, step, carry)
-            return step + 1, self.advance(state, gradients, anchor, step), carry
-
-        _, state, carry = tf.while_loop(
-            lambda step, *_: step <= last_step,
-            body,
-            (tf.constant(first_step), state, carry),
+            sample = [p - n for p, n in zip(position, path[0], strict=True)]
+        return State(
+            position=position,
+            memory=memory,
+            mean=self.estimator.update_mean(
+                state.mean, sample, gradients, step, self.averaging_rate
+            ),
+            path=path,
+            metric=self.metric.observe(state.metric, gradients),
         )
-        return state, carry
 
     def entropy_gradient(self, anchor: Tensors, state: State) -> Tensors:
         """Returns the gradient of the negative local entropy that was found.
@@ -238,17 +244,32 @@ class Chain:
         Returns:
             One tensor per variable.
         """
-        return [
-            self.estimator.entropy_gradient(weights, mean, self.scope)
-            for weights, mean in zip(anchor, state.mean, strict=True)
+        factors = [
+            s.scope if self.scale_by_scope else None for s in self.settings
         ]
+        return self.estimator.entropy_gradient(anchor, state.mean, factors)
+
+    def finish(self, state: State) -> Any:
+        """Returns what lasts until the next update, as `start` takes it.
+
+        Args:
+            state: The chain after its last step.
+
+        Returns:
+            The slots of sampler and metric.
+        """
+        return self.sampler.finish(state.memory), state.metric
 
 
-def _normals(like: Tensors, keys: list[tf.Tensor]) -> Tensors:
-    return [
-        noise.standard_normal(tensor.shape, tensor.dtype, key)
-        for tensor, key in zip(like, keys, strict=True)
-    ]
+def _is_zero(temperature: Any) -> bool:
+    """Tells whether there is no noise: a tensor might hold any number."""
+    return not tf.is_tensor(temperature) and temperature == 0
+
+
+def _stationary(normal: tf.Tensor, setting: samplers.Setting) -> tf.Tensor:
+    """Returns a draw of the displacement under a flat loss."""
+    deviation = tf.sqrt(setting.temperature / setting.scope)
+    return samplers.spread(deviation, normal, setting.metric)
 
 
 def _complete(gradients: Tensors) -> Tensors:

@@ -8,39 +8,56 @@ mean gradient at the gradient of the loss itself.
 
 import abc
 import dataclasses
+from typing import Any
 
+import keras
 import tensorflow as tf
+
+from entropy_keras import validation
+
+Tensors = list[tf.Tensor]
 
 
 class Estimator(abc.ABC):
-    """A running mean over the chain, on the tensors of one variable."""
+    """A running mean over the chain. Subclasses are frozen dataclasses.
+
+    Every list has one entry for each variable.
+    """
+
+    #: Weight of the new sample if the user names none.
+    default_averaging_rate: float | None = None
+    #: Whether the injected noise's own path is taken out of the positions.
+    subtract_noise: bool = False
 
     @abc.abstractmethod
-    def initial_mean(self, anchor: tf.Tensor) -> tf.Tensor:
+    def initial_mean(self, anchor: Tensors) -> Tensors:
         """Returns the mean before the first step.
 
         Args:
             anchor: The weights x.
 
         Returns:
-            A tensor of the same shape.
+            Tensors of the same shapes.
         """
 
     @abc.abstractmethod
     def update_mean(
         self,
-        mean: tf.Tensor,
-        position: tf.Tensor,
-        gradient: tf.Tensor,
+        mean: Tensors,
+        position: Tensors,
+        gradients: Tensors,
         step: tf.Tensor,
-    ) -> tf.Tensor:
+        averaging_rate: float | None,
+    ) -> Tensors:
         """Takes one step of the chain into the mean.
 
         Args:
             mean: The mean so far.
             position: Where the step ended.
-            gradient: Gradient of the loss where the step began.
+            gradients: Gradients of the loss where the step began.
             step: Number of the step, a scalar that counts from 1.
+            averaging_rate: Weight α of the new sample, in (0, 1]; `None` for
+                the plain mean of the samples.
 
         Returns:
             The new mean.
@@ -48,20 +65,42 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def entropy_gradient(
-        self, anchor: tf.Tensor, mean: tf.Tensor, scope: tf.Tensor
-    ) -> tf.Tensor:
+        self, anchor: Tensors, mean: Tensors, factors: list[Any]
+    ) -> Tensors:
         """Returns the estimate of the gradient of the negative local entropy.
 
         Args:
             anchor: The weights x.
             mean: The mean after the last step.
-            scope: Scalar scope γ.
+            factors: What multiplies a displacement: the scope, as eq. 9 has it,
+                or 1.
 
         Returns:
-            A tensor of the shape of the weights.
+            Tensors of the shapes of the weights.
         """
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the estimator, as JSON can hold them.
 
+        Returns:
+            A dictionary that `from_config` takes.
+        """
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Estimator":
+        """Makes an estimator from what `get_config` returned.
+
+        Args:
+            config: The arguments of the estimator.
+
+        Returns:
+            An equal estimator.
+        """
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="entropy_keras")
 @dataclasses.dataclass(frozen=True)
 class Displacement(Estimator):
     """The paper's estimator: how far the chain's mean is from the weights.
@@ -71,92 +110,144 @@ class Displacement(Estimator):
     entropy_gradient = anchor - mean       # times scope if scale_by_scope
     ```
 
+    With `subtract_noise` the injected noise's own path is carried beside the
+    position and taken out of the mean:
+
+    ```
+    path = step of the sampler from path, around 0, without gradient
+    mean = (1 - averaging_rate) * mean + averaging_rate * (position - path)
+    ```
+
+    The path starts at 0 and moves linearly with noise of mean 0 that no
+    gradient enters, so its expectation is 0 at each step, and the expectation
+    of the mean is the same with it and without. What goes is its variance,
+    which at a temperature that a network feels is all that is left of the plain
+    mean.
+
     Args:
-        averaging_rate: Weight α of the new sample, in (0, 1]; `None` for the
-            plain mean of the samples.
-        scale_by_scope: Whether the scope multiplies, as in eq. 9.
+        subtract_noise: Whether to take the noise's own path out of the mean, at
+            the cost of one more tensor of the weights' size.
 
     References:
         Chaudhari et al., arXiv:1611.01838v1, Algorithm 1, lines 6 and 9.
     """
 
-    averaging_rate: float | None
-    scale_by_scope: bool
+    subtract_noise: bool = False
+    default_averaging_rate = 0.75
 
-    def initial_mean(self, anchor: tf.Tensor) -> tf.Tensor:  # noqa: D102
-        return anchor
+    def __post_init__(self) -> None:
+        validation.normalize(self)
+        validation.require(
+            isinstance(self.subtract_noise, bool),
+            "subtract_noise",
+            "True or False",
+            self.subtract_noise,
+        )
+
+    def initial_mean(self, anchor: Tensors) -> Tensors:  # noqa: D102
+        return list(anchor)
 
     def update_mean(  # noqa: D102
         self,
-        mean: tf.Tensor,
-        position: tf.Tensor,
-        gradient: tf.Tensor,
+        mean: Tensors,
+        position: Tensors,
+        gradients: Tensors,
         step: tf.Tensor,
-    ) -> tf.Tensor:
-        del gradient
-        if self.averaging_rate is None:
-            return mean + (position - mean) / tf.cast(step, mean.dtype)
-        return (1.0 - self.averaging_rate) * mean + (
-            self.averaging_rate * position
-        )
+        averaging_rate: float | None,
+    ) -> Tensors:
+        del gradients
+        if averaging_rate is None:
+            return [
+                m + (p - m) / tf.cast(step, m.dtype)
+                for m, p in zip(mean, position, strict=True)
+            ]
+        return [
+            (1.0 - averaging_rate) * m + averaging_rate * p
+            for m, p in zip(mean, position, strict=True)
+        ]
 
     def entropy_gradient(  # noqa: D102
-        self, anchor: tf.Tensor, mean: tf.Tensor, scope: tf.Tensor
-    ) -> tf.Tensor:
-        displacement = anchor - mean
-        if self.scale_by_scope:
-            displacement *= tf.cast(scope, anchor.dtype)
-        return displacement
+        self, anchor: Tensors, mean: Tensors, factors: list[Any]
+    ) -> Tensors:
+        return [
+            x - m if factor is None else (x - m) * tf.cast(factor, x.dtype)
+            for x, m, factor in zip(anchor, mean, factors, strict=True)
+        ]
 
 
+@keras.saving.register_keras_serializable(package="entropy_keras")
 @dataclasses.dataclass(frozen=True)
 class MeanGradient(Estimator):
-    """The plain mean of the gradients along the chain.
+    """The mean of the gradients along the chain.
 
     ```
     entropy_gradient = sum(gradient(step) for step in 1..L) / L
     ```
 
     For sharp directions it overshoots until the chain relaxes; for flat ones
-    it is right at once, where the displacement is almost zero.
+    it is right at once, where the displacement is almost zero. With an
+    averaging rate it is a running mean that starts at the first gradient.
     """
 
-    def initial_mean(self, anchor: tf.Tensor) -> tf.Tensor:  # noqa: D102
-        return tf.zeros_like(anchor)
+    def initial_mean(self, anchor: Tensors) -> Tensors:  # noqa: D102
+        return [tf.zeros_like(x) for x in anchor]
 
     def update_mean(  # noqa: D102
         self,
-        mean: tf.Tensor,
-        position: tf.Tensor,
-        gradient: tf.Tensor,
+        mean: Tensors,
+        position: Tensors,
+        gradients: Tensors,
         step: tf.Tensor,
-    ) -> tf.Tensor:
+        averaging_rate: float | None,
+    ) -> Tensors:
         del position
-        return mean + (gradient - mean) / tf.cast(step, mean.dtype)
+        if averaging_rate is None:
+            return [
+                m + (g - m) / tf.cast(step, m.dtype)
+                for m, g in zip(mean, gradients, strict=True)
+            ]
+        weight = tf.where(step == 1, 1.0, averaging_rate)
+        return [
+            m + tf.cast(weight, m.dtype) * (g - m)
+            for m, g in zip(mean, gradients, strict=True)
+        ]
 
     def entropy_gradient(  # noqa: D102
-        self, anchor: tf.Tensor, mean: tf.Tensor, scope: tf.Tensor
-    ) -> tf.Tensor:
-        del anchor, scope
-        return mean
+        self, anchor: Tensors, mean: Tensors, factors: list[Any]
+    ) -> Tensors:
+        del anchor, factors
+        return list(mean)
 
 
-NAMES = ("displacement", "mean_gradient")
+_BY_NAME: dict[str, type[Estimator]] = {
+    "displacement": Displacement,
+    "mean_gradient": MeanGradient,
+}
+NAMES = tuple(_BY_NAME)
 
 
-def build(
-    name: str, averaging_rate: float | None, scale_by_scope: bool
-) -> Estimator:
-    """Builds an estimator.
+def get(estimator: str | Estimator) -> Estimator:
+    """Returns the estimator that a name stands for, or the estimator itself.
 
     Args:
-        name: One of `NAMES`.
-        averaging_rate: See `Displacement`.
-        scale_by_scope: Likewise.
+        estimator: One of `NAMES`, or an `Estimator` object.
 
     Returns:
-        The estimator.
+        An estimator.
+
+    Raises:
+        ValueError: If there is no such estimator.
+
+    Example:
+    >>> get("displacement")
+    Displacement(subtract_noise=False)
     """
-    if name == "displacement":
-        return Displacement(averaging_rate, scale_by_scope)
-    return MeanGradient()
+    if isinstance(estimator, Estimator):
+        return estimator
+    validation.require(
+        isinstance(estimator, str) and estimator in _BY_NAME,
+        "estimator",
+        f"an `Estimator` or one of {sorted(_BY_NAME)}",
+        repr(estimator),
+    )
+    return _BY_NAME[estimator]()

@@ -1,10 +1,12 @@
-"""The guard that stops training before it spoils the weights.
+"""The guard that stops training before it spoils anything.
 
-The train step skips an update with a number that is not finite and raises a
-flag; the callback, which `fit` adds, turns the flag into an error.
+It looks at what an update would write. What is not finite is not written, a
+flag goes up, and nothing is written from then on; the callback, which `fit`
+adds, turns the flag into an error.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,58 +15,65 @@ import tensorflow as tf
 from entropy_keras import validation
 
 # Values of the failure flag.
-FINE, LOSS, GRADIENT = 0, 1, 2
-_CULPRITS = {LOSS: "loss", GRADIENT: "entropy gradient"}
+FINE, LOSS, GRADIENT, STATE = 0, 1, 2, 3
+_CULPRITS = {
+    LOSS: "loss",
+    GRADIENT: "{gradient}",
+    STATE: "result of the outer step",
+}
+# To read the flag the host waits for the device: at most so often, in seconds.
+_PERIOD = 1.0
 
 
-def apply_if_finite(
-    apply: Callable[[], None],
-    loss: tf.Tensor,
-    gradients: list[Any],
-    failure: keras.Variable,
-) -> None:
-    """Takes the outer step if all numbers that enter it are finite.
+def look(
+    loss: tf.Tensor, gradients: Sequence[Any], values: Sequence[Any]
+) -> tf.Tensor:
+    """Returns what is not finite in an update.
 
     Args:
-        apply: Takes the step.
         loss: The reported loss.
-        gradients: What the step applies; entries may be `None`.
-        failure: The flag to raise otherwise.
+        gradients: What the outer step takes; entries may be `None`.
+        values: What is to be written.
+
+    Returns:
+        A value of the failure flag, an integer scalar.
     """
-    finite_loss = tf.reduce_all(tf.math.is_finite(loss))
-    # The sum is finite only if each entry is, short of an overflow, which the
-    # step would not survive either.
-    finite_gradient = tf.math.is_finite(
-        tf.add_n([
-            tf.zeros([]),  # without any gradient Keras refuses the step
-            *(
-                tf.cast(tf.reduce_sum(tf.abs(g)), tf.float32)
-                for g in gradients
-                if g is not None
-            ),
-        ])
+    fine_loss = _all_finite([loss])
+    return tf.cond(
+        tf.logical_and(fine_loss, _all_finite(values)),
+        lambda: tf.constant(FINE),
+        lambda: tf.where(
+            fine_loss,
+            tf.where(_all_finite(gradients), STATE, GRADIENT),
+            LOSS,
+        ),
     )
 
-    def skip() -> None:
-        failure.assign(tf.where(finite_loss, GRADIENT, LOSS))
 
-    tf.cond(tf.logical_and(finite_loss, finite_gradient), apply, skip)
+def _all_finite(tensors: Sequence[Any]) -> tf.Tensor:
+    checks = [
+        tf.reduce_all(tf.math.is_finite(t))
+        for t in tensors
+        if t is not None and t.dtype.is_floating
+    ]
+    return tf.reduce_all(tf.stack([tf.constant(True), *checks]))
 
 
 class StopOnFailure(keras.callbacks.Callback):
-    """Raises as soon as an update was skipped, or if there was none to make.
+    """Raises soon after an update was not made, or if there was none to make.
 
     Args:
-        optimizer: The `EntropySGD` to watch.
+        optimizer: The `MultiGradientOptimizer` to watch.
     """
 
     def __init__(self, optimizer: Any) -> None:
         super().__init__()
         self._optimizer = optimizer
         self._has_data = False
+        self._next_look = time.monotonic() + _PERIOD
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Checks the update.
+        """Looks at the flag if it has not for a while.
 
         Args:
             batch: Number of the batch.
@@ -72,10 +81,12 @@ class StopOnFailure(keras.callbacks.Callback):
         """
         del batch, logs
         self._has_data = True
-        raise_on_failure(self._optimizer)
+        if time.monotonic() >= self._next_look:
+            raise_on_failure(self._optimizer)
+            self._next_look = time.monotonic() + _PERIOD
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Checks that the data held anything.
+        """Looks at the flag, and checks that the data held anything.
 
         Args:
             epoch: Number of the epoch.
@@ -85,29 +96,31 @@ class StopOnFailure(keras.callbacks.Callback):
         validation.require(
             self._has_data, "x", "a data set of at least one batch", "no batch"
         )
+        raise_on_failure(self._optimizer)
 
 
 def raise_on_failure(optimizer: Any) -> None:
-    """Raises if an update was skipped, and lowers the flag.
+    """Raises if an update was not made, and lowers the flag.
 
     Args:
-        optimizer: The `EntropySGD` to check.
+        optimizer: The `MultiGradientOptimizer` to check.
 
     Raises:
         FloatingPointError: If the flag was up.
     """
     if not optimizer.built:
         return
-    failure = int(optimizer.failure)
+    failure = int(optimizer.failure.numpy())
     if failure == FINE:
         return
     optimizer.failure.assign(FINE)
+    culprit = _CULPRITS[failure].format(gradient=optimizer.gradient_name)
     raise FloatingPointError(
-        f"The {_CULPRITS[failure]} is not finite at update "
-        f"{int(optimizer.iterations)}. The update was not made: the weights "
-        "are those of the last good one. Lower `learning_rate`, "
-        "`langevin_learning_rate` or `temperature`, set `clipnorm`, or check "
-        "the data for NaN."
+        f"The {culprit} is not finite at update "
+        f"{int(optimizer.iterations.numpy())}. The update was not made: "
+        "weights and state are those of the last good one. Lower "
+        "`learning_rate`, `langevin_learning_rate` or `temperature`, set "
+        "`clipnorm`, or check the data for NaN."
     )
 
 
@@ -117,7 +130,7 @@ def add_to(callbacks: Any, optimizer: Any) -> Any:
     Args:
         callbacks: What `fit` was given: `None`, one callback, a list, or a
             `keras.callbacks.CallbackList`.
-        optimizer: The `EntropySGD` to watch.
+        optimizer: The `MultiGradientOptimizer` to watch.
 
     Returns:
         A list of callbacks, or the extended `CallbackList`.

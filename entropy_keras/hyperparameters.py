@@ -1,233 +1,284 @@
-"""Hyper-parameters of EntropySGD: their ranges, values and written form."""
+"""The hyper-parameters of Entropy-SGD: one frozen value that checks itself.
 
+To add one: add a field to `HyperParameters`, a check, a line to the docstring
+of `EntropySGD`, and what it does to `entropy_sgd`. Signature, attribute, config
+and the flag of the trainers follow from the field.
+"""
+
+import dataclasses
+import inspect
+import random
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from entropy_keras import estimators
+from entropy_keras import geometry
 from entropy_keras import noise
+from entropy_keras import samplers
+from entropy_keras import schedules
 from entropy_keras import validation
 
-# A number, or a function from the number of the update to one.
-Schedulable = float | Callable[[tf.Tensor], tf.Tensor]
-
-DEFAULT_LEARNING_RATE = 1.0
-DEFAULT_AVERAGING_RATE = 0.75
 # The paper's ratio of the inner to the outer learning rate, section 4.3.
 TIED_STEP_RATIO = 0.1
 STARTS = ("anchor", "stationary")
-NAMES = (
-    "scope", "num_langevin_steps", "langevin_learning_rate", "temperature",
-    "averaging_rate", "data_weight", "scale_by_scope", "estimator", "sampler",
-    "start", "share_batch", "seed", "diagnostics",
-)  # fmt: skip
-# Arguments of Keras's base class that describe the outer step, with their
-# values when they are not given.
-OUTER_ARGUMENTS = {
-    "learning_rate": None,
-    "weight_decay": None,
-    "use_ema": False,
-    "ema_momentum": 0.99,
-    "ema_overwrite_frequency": None,
-    "gradient_accumulation_steps": None,
-}
 
 
-def check(optimizer: Any) -> None:
-    """Refuses the first hyper-parameter that cannot be.
+class Unset:
+    """Stands for an argument that was not given, where `None` means something.
 
-    Args:
-        optimizer: An `EntropySGD` with its attributes set.
+    What it becomes depends on other arguments.
+    """
+
+    def __repr__(self) -> str:
+        return "<by estimator or sampler>"
+
+
+UNSET = Unset()
+
+
+def _field(default: Any, flag: str = "") -> Any:
+    """Returns a field with the sentence of help of its flag, if it has one."""
+    return dataclasses.field(default=default, metadata={"flag": flag})
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """What `EntropySGD` is given; see there for what each means.
 
     Raises:
-        ValueError: If there is one; it is named with its value.
+        ValueError: If one is out of its range or contradicts another.
     """
-    o = optimizer
-    rules = (
-        ("scope", _is_schedulable(o.scope),
-         "a non-negative float or a schedule"),
-        ("num_langevin_steps",
-         validation.is_integer(o.num_langevin_steps, 0)
-         and o.num_langevin_steps <= noise.MAXIMUM_STEPS,
-         f"an integer from 0 to {noise.MAXIMUM_STEPS}"),
-        ("langevin_learning_rate",
-         o.langevin_learning_rate is None
-         or _is_schedulable(o.langevin_learning_rate, positive=True),
-         "a positive float, a schedule, or None to tie it to the outer "
-         "learning rate"),
-        ("temperature", validation.is_number(o.temperature, 0.0),
-         "a non-negative float"),
-        ("averaging_rate",
-         o.averaging_rate is None
-         or (_is_positive(o.averaging_rate) and o.averaging_rate <= 1),
-         "a float in (0, 1], or None for the plain mean"),
-        ("averaging_rate",
-         o.estimator != "mean_gradient"
-         or o.averaging_rate in (None, DEFAULT_AVERAGING_RATE),
-         "None with estimator='mean_gradient', which takes the plain mean"),
-        ("data_weight", validation.is_number(o.data_weight, 0.0),
-         "a non-negative float"),
-        ("data_weight", o.num_langevin_steps or o.data_weight,
-         "positive when num_langevin_steps=0, or the gradient is zero"),
-        ("scale_by_scope", isinstance(o.scale_by_scope, bool),
-         "True or False"),
-        ("estimator", o.estimator in estimators.NAMES,
-         f"one of {estimators.NAMES}"),
-        ("start", o.start in STARTS, f"one of {STARTS}"),
-        ("scope", o.start != "stationary" or o.scope != 0,
-         "positive with start='stationary', whose law has deviation "
-         "sqrt(temperature / scope)"),
-        ("share_batch", isinstance(o.share_batch, bool), "True or False"),
-        ("diagnostics", isinstance(o.diagnostics, bool), "True or False"),
-        ("seed", validation.is_integer(o.seed, -2**63) and o.seed < 2**63,
-         "a 64-bit integer or None"),
-        *((name, getattr(o, name) is None or _is_positive(getattr(o, name)),
-           "a positive float or None")
-          for name in ("clipnorm", "clipvalue", "global_clipnorm")),
-    )  # fmt: skip
-    for argument, holds, expectation in rules:
-        validation.require(
-            bool(holds), argument, expectation, getattr(o, argument)
+
+    scope: Any = _field(0.03, "Scope, at the first update.")
+    num_langevin_steps: int = _field(
+        5, "Inner steps L of Entropy-SGD per update."
+    )
+    langevin_learning_rate: Any = _field(
+        UNSET,
+        "Inner step size; 0 ties it to 0.1 times the outer learning rate.",
+    )
+    temperature: Any = _field(5e-9, "Temperature of the noise; 0 for none.")
+    averaging_rate: Any = _field(
+        UNSET,
+        "Weight of the new sample in the running mean; 0 for the plain mean.",
+    )
+    data_weight: float = _field(
+        0.0, "Weight of the gradient of the loss itself."
+    )
+    scale_by_scope: bool = _field(
+        False, "Whether the scope multiplies the displacement."
+    )
+    estimator: Any = _field(
+        "displacement", "What the inner loop is turned into."
+    )
+    sampler: Any = _field("sgld", "Inner kinetics.")
+    start: str = _field("anchor", "Where the inner loop starts.")
+    share_batch: bool = _field(
+        False, "Whether one mini-batch serves the whole update."
+    )
+    seed: Any = _field(None, "Seed of everything random.")
+    diagnostics: bool = _field(False, "Whether to report the inner loop.")
+    metric: Any = _field(
+        "identity", "What steps, scope and noise are measured in."
+    )
+
+    def __post_init__(self) -> None:
+        validation.normalize(self)
+        self._resolve("sampler", samplers.get(self.sampler))
+        self._resolve("estimator", estimators.get(self.estimator))
+        self._resolve("metric", geometry.get(self.metric))
+        if self.seed is None:
+            # From where Keras draws its seeds, so `set_random_seed` governs it.
+            self._resolve("seed", random.randint(1, 10**9))
+        if self.averaging_rate is UNSET:
+            rate = self.estimator.default_averaging_rate
+            self._resolve("averaging_rate", rate)
+        if self.langevin_learning_rate is UNSET:
+            rate = self.sampler.default_step_size
+            self._resolve("langevin_learning_rate", rate)
+        self._check()
+
+    def _resolve(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check(self) -> None:
+        """Refuses the first hyper-parameter that cannot be.
+
+        Raises:
+            ValueError: If there is one; it is named with its value.
+        """
+        schedules.check(self.scope, "scope", per_variable=True)
+        schedules.check(self.temperature, "temperature", per_variable=True)
+        self.sampler.check_step_size(self.langevin_learning_rate)
+        rate = self.averaging_rate
+        rules = (
+            ("num_langevin_steps",
+             validation.is_integer(self.num_langevin_steps, 0)
+             and self.num_langevin_steps <= noise.MAXIMUM_STEPS,
+             f"an integer from 0 to {noise.MAXIMUM_STEPS}"),
+            ("averaging_rate",
+             rate is None or (validation.is_positive(rate) and rate <= 1),
+             "a float in (0, 1], or None for the plain mean"),
+            ("data_weight", validation.is_number(self.data_weight, 0.0),
+             "a non-negative float"),
+            ("data_weight", self.num_langevin_steps or self.data_weight,
+             "positive when num_langevin_steps=0, or the gradient is zero"),
+            ("start", self.start in STARTS, f"one of {STARTS}"),
+            ("scope",
+             self.start != "stationary"
+             or callable(self.scope)
+             or self.scope != 0,
+             "positive with start='stationary', whose law has deviation "
+             "sqrt(temperature / scope)"),
+            ("seed",
+             validation.is_integer(self.seed, -2**63) and self.seed < 2**63,
+             "a 64-bit integer or None"),
+            *((name, isinstance(getattr(self, name), bool), "True or False")
+              for name in ("scale_by_scope", "share_batch", "diagnostics")),
+        )  # fmt: skip
+        for argument, holds, expectation in rules:
+            validation.require(
+                bool(holds), argument, expectation, getattr(self, argument)
+            )
+
+    def check_stability(self, learning_rate: Any) -> None:
+        """Refuses an inner loop that is known to diverge before it starts.
+
+        Args:
+            learning_rate: That of the outer step, a number or a tensor.
+
+        Raises:
+            ValueError: If step size and scope are too large together.
+        """
+        if not self.num_langevin_steps:
+            return
+        scope = getattr(self.scope, "maximum_scope", None)
+        if scope is None:
+            scope = self.scope
+        step_size = self.langevin_learning_rate
+        if step_size is None:
+            step_size = TIED_STEP_RATIO * float(learning_rate)
+        if isinstance(scope, schedules.PerVariable):
+            return
+        self.sampler.check_stability(
+            float(schedules.at(step_size, 0)), float(schedules.at(scope, 0))
         )
 
+    def config(self) -> dict[str, Any]:
+        """Returns the values by name, as JSON can hold them.
 
-def check_stability(optimizer: Any) -> None:
-    """Refuses an inner loop that is known to diverge before it starts.
+        Returns:
+            What `get_config` of the optimizer holds of them.
+        """
+        return {
+            field.name: _serialized(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+        }
 
-    Args:
-        optimizer: An `EntropySGD`, complete.
+    def settings(
+        self,
+        update: tf.Tensor,
+        learning_rate: tf.Tensor,
+        variables: Sequence[Any],
+        metrics: Sequence[Any],
+        dtype: str,
+    ) -> list[samplers.Setting]:
+        """Returns what governs each variable at an update.
 
-    Raises:
-        ValueError: If its step size and scope are too large together.
-    """
-    if not optimizer.num_langevin_steps:
-        return
-    scope = getattr(optimizer.scope, "maximum_scope", None)
-    if scope is None:
-        scope = at(optimizer.scope, 0)
-    step_size = optimizer.langevin_learning_rate
-    if step_size is None:
-        step_size = TIED_STEP_RATIO * optimizer.learning_rate
-    optimizer.sampler.check_stability(float(at(step_size, 0)), float(scope))
+        Args:
+            update: Number of the update, a scalar tensor.
+            learning_rate: The outer learning rate at it.
+            variables: The trainable variables.
+            metrics: The metric of each.
+            dtype: Type of the scalars.
 
+        Returns:
+            One setting for each variable.
+        """
+        number = schedules.scalar
+        if self.langevin_learning_rate is None:
+            step_size = number(learning_rate, dtype) * TIED_STEP_RATIO
+        else:
+            rate = schedules.at(self.langevin_learning_rate, update)
+            step_size = number(rate, dtype)
 
-def outer_optimizer(
-    optimizer: Any, arguments: dict[str, Any]
-) -> keras.optimizers.Optimizer:
-    """Returns the outer optimizer, or makes the default one.
+        def temperature(variable: Any) -> Any:
+            value = schedules.at(self.temperature, update, variable)
+            return number(value, dtype) if tf.is_tensor(value) else float(value)
 
-    Args:
-        optimizer: What the user gave, or `None`.
-        arguments: The arguments of `OUTER_ARGUMENTS` that the user gave.
-
-    Returns:
-        A Keras optimizer.
-
-    Raises:
-        ValueError: If an argument cannot be, or belongs to `optimizer`.
-    """
-    for name, value in arguments.items():
-        validation.require(
-            name != "loss_scale_factor" or value is None,
-            name,
-            "None: wrap the optimizer in `keras.optimizers.LossScaleOptimizer`,"
-            " which `compile` does by itself under mixed_float16",
-            value,
-        )
-    arguments = OUTER_ARGUMENTS | arguments
-    arguments.pop("loss_scale_factor", None)
-    if optimizer is None:
-        return _default_outer(arguments)
-    validation.require(
-        isinstance(optimizer, keras.optimizers.Optimizer)
-        and not hasattr(optimizer, "num_langevin_steps"),
-        "outer_optimizer",
-        "a `keras.optimizers.Optimizer` other than EntropySGD, or None",
-        optimizer,
-    )
-    for name, value in arguments.items():
-        validation.require(
-            name in OUTER_ARGUMENTS and value == OUTER_ARGUMENTS[name],
-            name,
-            f"set on the outer_optimizer, {type(optimizer).__name__}, instead",
-            value,
-        )
-    return optimizer
+        return [
+            samplers.Setting(
+                step_size,
+                number(schedules.at(self.scope, update, variable), dtype),
+                temperature(variable),
+                metric,
+            )
+            for variable, metric in zip(variables, metrics, strict=True)
+        ]
 
 
-def _default_outer(arguments: dict[str, Any]) -> keras.optimizers.SGD:
-    learning_rate = arguments["learning_rate"]
-    if learning_rate is None:
-        learning_rate = DEFAULT_LEARNING_RATE
-    validation.require(
-        _is_schedulable(learning_rate),
-        "learning_rate",
-        "a non-negative float, a schedule or a callable",
-        learning_rate,
-    )
-    weight_decay = arguments["weight_decay"]
-    validation.require(
-        weight_decay is None or validation.is_number(weight_decay, 0.0),
-        "weight_decay",
-        "a non-negative float or None",
-        weight_decay,
-    )
-    if not callable(learning_rate):
-        learning_rate = float(learning_rate)
-    return keras.optimizers.SGD(
-        **(arguments | {"learning_rate": learning_rate})
-    )
-
-
-def _is_positive(value: object) -> bool:
-    return validation.is_number(value, 0.0) and value != 0
-
-
-def _is_schedulable(value: object, *, positive: bool = False) -> bool:
-    if callable(value):
-        return True
-    return _is_positive(value) if positive else validation.is_number(value, 0.0)
-
-
-def at(value: Any, update: tf.Tensor | int) -> Any:
-    """Returns a hyper-parameter at an update.
-
-    Args:
-        value: A number or a schedule.
-        update: Number of the update.
-
-    Returns:
-        A number or a scalar tensor.
-    """
-    return value(update) if callable(value) else value
-
-
-def scalar(value: Any, dtype: str) -> tf.Tensor:
-    """Returns a number as a tensor, never by way of a narrower type.
-
-    Args:
-        value: A number or a scalar tensor.
-        dtype: Type of the result.
-
-    Returns:
-        A scalar tensor.
-    """
-    if isinstance(value, float | int):
-        return tf.constant(value, dtype)
-    return tf.cast(value, dtype)
-
-
-def serialized(value: Any) -> Any:
-    """Returns a hyper-parameter as JSON can hold it.
-
-    Args:
-        value: A number, a schedule or another object known to Keras.
-
-    Returns:
-        A number or a dictionary that Keras can turn back.
-    """
+def _serialized(value: Any) -> Any:
     if callable(value) or hasattr(value, "get_config"):
         return keras.saving.serialize_keras_object(value)
     return value
+
+
+def take(
+    values: Sequence[Any], arguments: dict[str, Any]
+) -> tuple[HyperParameters, dict[str, Any]]:
+    """Takes the hyper-parameters out of the arguments of a call.
+
+    Args:
+        values: Positional arguments, in the order of the fields.
+        arguments: Keyword arguments.
+
+    Returns:
+        The hyper-parameters, and the keyword arguments that are others.
+    """
+    names = [field.name for field in dataclasses.fields(HyperParameters)]
+    known = {n: v for n, v in arguments.items() if n in names}
+    others = {n: v for n, v in arguments.items() if n not in names}
+    return HyperParameters(*values, **known), others
+
+
+def expose(cls: Any) -> Any:
+    """Gives an optimizer class a signature and attributes from the fields.
+
+    Args:
+        cls: A class whose `__init__` takes `learning_rate`, then anything, and
+            which keeps the value as `hyperparameters`.
+
+    Returns:
+        The class.
+    """
+    signature = inspect.signature(cls.__init__)
+    own = list(signature.parameters.values())
+    fields = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=field.default,
+            annotation=field.type,
+        )
+        for field in dataclasses.fields(HyperParameters)
+    ]
+    # self and learning_rate; then the fields; then what is by keyword.
+    keywords = [p for p in own if p.kind is not p.VAR_POSITIONAL][2:]
+    cls.__signature__ = signature.replace(
+        parameters=[own[1], *fields, *keywords]
+    )
+    for field in fields:
+        setattr(cls, field.name, property(_reader(field.name)))
+    return cls
+
+
+def _reader(name: str) -> Callable[[Any], Any]:
+    def read(optimizer: Any) -> Any:
+        return getattr(optimizer.hyperparameters, name)
+
+    read.__doc__ = f"The hyper-parameter `{name}`, as given."
+    return read

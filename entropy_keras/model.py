@@ -1,16 +1,15 @@
-"""EntropyModel: the train step that runs the Langevin loop."""
+"""EntropyModel: a `keras.Model` that gives several gradients per update."""
 
 import inspect
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from entropy_keras import batching
 from entropy_keras import compilation
-from entropy_keras import diagnostics
 from entropy_keras import guard
-from entropy_keras import optimizer as optimizer_lib
+from entropy_keras import keras_private
+from entropy_keras import multi_gradient
 from entropy_keras import passes
 from entropy_keras import twins
 from entropy_keras import update
@@ -19,12 +18,13 @@ from entropy_keras import validation
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
 class EntropyModel(keras.Model):
-    """A `keras.Model` that `EntropySGD` can train.
+    """A `keras.Model` that `EntropySGD` and its like can train.
 
     Made from inputs and outputs, from another model (`from_model`), or by
-    subclassing, exactly as `keras.Model`. Compiled with `EntropySGD`, `fit`
-    draws the mini-batches of an update together and `train_step` runs the inner
-    loop on them; compiled with any other optimizer, it is a `keras.Model`.
+    subclassing, exactly as `keras.Model`. Compiled with a
+    `MultiGradientOptimizer`, `fit` draws the mini-batches of an update together
+    and `train_step` gives the optimizer the gradients that it asks for;
+    compiled with any other optimizer, it is a `keras.Model`.
 
     The batch size that you write is that of one mini-batch. An epoch remains
     one pass over the data, so an epoch costs the same number of gradient
@@ -48,8 +48,7 @@ class EntropyModel(keras.Model):
     2
     """
 
-    train_function: Any
-    _diagnostics: diagnostics.Diagnostics | None = None
+    _jit_argument: Any = "auto"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if twins.is_functional(args, kwargs) and not isinstance(
@@ -126,43 +125,13 @@ class EntropyModel(keras.Model):
             **kwargs: Arguments of `keras.Model.compile`. With `EntropySGD`,
                 `jit_compile="auto"` also uses XLA without a GPU where that is
                 known to be faster; see `compilation.prefers_xla`.
-
-        Raises:
-            ValueError: If an `EntropySGD` is to run on several replicas.
         """
         super().compile(*args, **kwargs)
-        entropy_sgd = self._entropy_sgd()
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        validation.require(
-            replicas == 1 or entropy_sgd is None,
-            "optimizer",
-            "another than EntropySGD, which needs a single replica for now",
-            f"EntropySGD with {replicas} replicas",
-        )
         bound = inspect.signature(super().compile).bind(*args, **kwargs)
         self._jit_argument = bound.arguments.get("jit_compile", "auto")
-        if entropy_sgd is not None and self._jit_argument == "auto":
+        if self._multi_gradient() is not None and self._jit_argument == "auto":
             compilation.choose(self)
-        self._diagnostics = diagnostics.of(entropy_sgd)
         self._entrust_states()
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """Those of `keras.Model`, and the diagnostics if asked for."""
-        measured = self._diagnostics
-        shown = measured.metrics if measured and measured.measuring else []
-        return super().metrics + shown
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Makes the function that `fit` calls; see `keras.Model`."""
-        old = self.train_function
-        super().make_train_function(force)
-        if self._diagnostics is not None and self.train_function is not old:
-            plain = self.train_function
-            super().make_train_function(force=True)
-            self.train_function = self._diagnostics.alternate(
-                plain, self.train_function
-            )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the model, as JSON can hold them."""
@@ -206,17 +175,17 @@ class EntropyModel(keras.Model):
 
         Files and checkpoints then hold it, which Keras's leave out.
         """
-        entropy_sgd = self._entropy_sgd()
-        if self.built and entropy_sgd is not None:
-            entropy_sgd.carried_states = passes.carried_states(self)
+        optimizer = self._multi_gradient()
+        if self.built and optimizer is not None:
+            optimizer.carried_states = passes.carried_states(self)
 
     # Not a property: Keras saves what the attributes of a model hold.
-    def _entropy_sgd(self) -> optimizer_lib.EntropySGD | None:
-        """Returns the EntropySGD that the model is compiled with, if any."""
+    def _multi_gradient(self) -> multi_gradient.MultiGradientOptimizer | None:
+        """Returns the optimizer of several gradients, if there is one."""
         optimizer = self.optimizer
         if isinstance(optimizer, passes.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
-        if isinstance(optimizer, optimizer_lib.EntropySGD):
+        if isinstance(optimizer, multi_gradient.MultiGradientOptimizer):
             return optimizer
         return None
 
@@ -247,28 +216,28 @@ class EntropyModel(keras.Model):
         bound = inspect.signature(super().fit).bind(
             x, y, batch_size, *args, **kwargs
         )
-        entropy_sgd = self._entropy_sgd() if self.compiled else None
-        if entropy_sgd is not None:
+        optimizer = self._multi_gradient() if self.compiled else None
+        if optimizer is not None:
             batching.group_fit_arguments(
                 bound.arguments,
-                entropy_sgd.minibatches_per_update,
+                optimizer.minibatches_per_update,
                 needs_labels=self.loss is not None,
             )
             self._build_for(bound.arguments)
             bound.arguments["callbacks"] = guard.add_to(
-                bound.arguments.get("callbacks"), entropy_sgd
+                bound.arguments.get("callbacks"), optimizer
             )
         return super().fit(*bound.args, **bound.kwargs)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the logs of one update from a group; see `keras.Model`."""
         bound = inspect.signature(super().train_on_batch).bind(*args, **kwargs)
-        entropy_sgd = self._entropy_sgd() if self.compiled else None
-        if entropy_sgd is not None and not self.optimizer.built:
+        optimizer = self._multi_gradient() if self.compiled else None
+        if optimizer is not None and not self.optimizer.built:
             self._build_for(bound.arguments)
         logs = super().train_on_batch(*args, **kwargs)
-        if entropy_sgd is not None:
-            guard.raise_on_failure(entropy_sgd)
+        if optimizer is not None:
+            guard.raise_on_failure(optimizer)
         return logs
 
     def _build_for(self, arguments: dict[str, Any]) -> None:
@@ -287,7 +256,7 @@ class EntropyModel(keras.Model):
         )
         symbolic = batching.symbolic_batch(arguments)
         if symbolic is not None and not overridden:
-            self._symbolic_build(data_batch=symbolic)
+            keras_private.build_on_symbols(self, symbolic)
         self._entrust_states()
 
     def train_step(self, data: Any) -> dict[str, Any]:
@@ -301,10 +270,10 @@ class EntropyModel(keras.Model):
         Returns:
             The current value of each metric by name.
         """
-        entropy_sgd = self._entropy_sgd()
-        if entropy_sgd is None:
+        optimizer = self._multi_gradient()
+        if optimizer is None:
             return super().train_step(data)
-        minibatch = batching.split(data, entropy_sgd.minibatches_per_update)
+        minibatch = batching.split(data, optimizer.minibatches_per_update)
         if not self.built:
             passes.build(self, minibatch(0))
             self._entrust_states()
@@ -312,39 +281,11 @@ class EntropyModel(keras.Model):
             return super().train_step(data)
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        measured = self._diagnostics
-        measures = measured is not None and measured.measuring
-        result = update.run(self, entropy_sgd, minibatch, measures)
-        report = result.report
-        self._apply(entropy_sgd, result.gradients, report.loss)
-        if measured and result.diagnostics is not None:
-            measured.update_state(result.diagnostics)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(result.batch)
-        loss_tracker = next(m for m in self.metrics if m.name == "loss")
-        loss_tracker.update_state(
-            report.loss, sample_weight=batching.num_samples(x)
+        gradient_at = passes.GradientAt(
+            self,
+            minibatch,
+            optimizer.clip,
+            synchronized=optimizer.chains == "synchronized",
+            jit_compile=self._jit_argument is not False,
         )
-        return self.compute_metrics(x, y, report.predictions, sample_weight)
-
-    def _apply(
-        self,
-        entropy_sgd: optimizer_lib.EntropySGD,
-        gradients: list[Any],
-        loss: tf.Tensor,
-    ) -> None:
-        """Takes the outer step, unless it would spoil the weights."""
-        variables = self.trainable_variables
-        scaling = isinstance(self.optimizer, passes.LossScaleOptimizer)
-
-        def apply() -> None:
-            scaled = gradients
-            if scaling:
-                scale = passes.loss_scale(self.optimizer)
-                scaled = passes.scaled(gradients, scale)
-            with entropy_sgd.taking_entropy_gradient():
-                self.optimizer.apply(scaled, variables)
-
-        if scaling:
-            apply()  # which skips a non-finite update and lowers the scale
-        else:
-            guard.apply_if_finite(apply, loss, gradients, entropy_sgd.failure)
+        return update.make(self, optimizer, gradient_at)

@@ -1,9 +1,10 @@
 """The counter-based Gaussian noise of the Langevin chain.
 
-Every draw is a pure function of (seed, update, inner step, variable), so there
-is no generator state to store: a resumed run continues with the same noise.
+Every draw is a pure function of (seed, update, inner step, variable, replica),
+so there is no generator state to store: a resumed run continues with the same
+noise.
 
-`tf.random`'s stateless Philox generator turns the four numbers into a 64-bit
+`tf.random`'s stateless Philox generator turns these numbers into a 64-bit
 key; a hash of the key and the index of each weight gives its random bits, and
 the quantile function of the normal distribution turns those into a normal.
 `tf.random`'s own normals are not used because under XLA they are other numbers
@@ -53,6 +54,8 @@ def keys(
     seed: int,
     update: tf.Tensor,
     step: tf.Tensor,
+    replica: tf.Tensor | int = 0,
+    stream: int = 0,
 ) -> list[tf.Tensor]:
     """Returns the keys of the noise of some variables at one inner step.
 
@@ -62,6 +65,8 @@ def keys(
         update: Number of the update, a scalar below 2**31.
         step: Number of the inner step, at most `MAXIMUM_STEPS`. Step 0 is the
             starting point of the chain.
+        replica: Number of the replica, a scalar below 2**32.
+        stream: Tells draws apart that all of the above have in common.
 
     Returns:
         One key for each variable: a tensor of two words, of type uint32.
@@ -69,12 +74,13 @@ def keys(
     counter = tf.cast(update, tf.int64)
     counter = counter * 2**STEP_BITS + tf.cast(step, tf.int64)
     counter = tf.cast(counter * 2**VARIABLE_BITS, tf.uint64)
+    second = tf.cast(replica, tf.uint64) + stream * 2**32
     # Each block of Philox is four words; that of variable i is the i-th from
     # the counter on, however many are drawn.
     blocks = tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=[max(variables, default=0) + 1, 4],
         key=tf.constant([seed % 2**64], tf.uint64),
-        counter=tf.stack([counter, tf.zeros_like(counter)]),
+        counter=tf.stack([counter, second]),
         alg=1,  # Philox
         dtype=tf.uint32,
     )

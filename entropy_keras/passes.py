@@ -1,7 +1,7 @@
-"""One forward and backward pass of a model at any weights.
+"""Forward and backward passes of a model at any weights.
 
 The values of the variables are passed in and their updates passed out, so a
-pass at the perturbed weights of the inner loop leaves no trace in the model.
+pass at perturbed weights leaves no trace in the model.
 """
 
 import inspect
@@ -13,6 +13,10 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from entropy_keras import keras_private
+from entropy_keras import replicas
+
+Tensors = list[tf.Tensor]
 LossScaleOptimizer: Any = keras.optimizers.LossScaleOptimizer
 
 
@@ -24,13 +28,13 @@ class Pass(NamedTuple):
             those that the loss does not depend on.
         loss: The loss, a scalar.
         predictions: Outputs of the model.
-        scope: Holds the updates that the pass asked for and did not make.
+        updates: The assignments that the pass asked for and did not make.
     """
 
     gradients: list[Any]
     loss: tf.Tensor
     predictions: Any
-    scope: keras.StatelessScope
+    updates: keras_private.Updates
 
 
 def run(
@@ -58,10 +62,9 @@ def run(
     with (
         tf.GradientTape(watch_accessed_variables=False) as tape,
         # Regularizers read the weights in scope, hence those of `position`.
-        keras.StatelessScope([*mapping, *state], collect_losses=True) as scope,
+        keras_private.Updates([*mapping, *state]) as updates,
     ):
         tape.watch(position)
-        values = [scope.get_current_value(v) for v, _ in mapping]
         predictions = model(x, **training_argument(model.call))
         loss = model.compute_loss(
             x,
@@ -70,9 +73,12 @@ def run(
             sample_weight,
             **training_argument(model.compute_loss),
         )
+        # Keras divides it, for the sum of gradients over replicas to be a mean.
+        loss *= tf.cast(replicas.count(), loss.dtype)
         scaled_loss = model.optimizer.scale_loss(loss)
-    for (variable, _), value in zip(mapping, values, strict=True):
-        if scope.get_current_value(variable) is not value:
+    trained = {id(variable) for variable, _ in mapping}
+    for variable, _ in updates.items():
+        if id(variable) in trained:
             raise ValueError(
                 "`model` must be one whose layers do not assign their "
                 "trainable weights when called, which `SpectralNormalization` "
@@ -85,8 +91,120 @@ def run(
         for g in tape.gradient(scaled_loss, list(position))
     ]
     if isinstance(model.optimizer, LossScaleOptimizer):
-        gradients = scaled(gradients, 1.0 / loss_scale(model.optimizer))
-    return Pass(gradients, loss, predictions, scope)
+        factor = 1.0 / model.optimizer.scale_loss(tf.constant(1.0))
+        gradients = [None if g is None else g * factor for g in gradients]
+    return Pass(gradients, loss, predictions, updates)
+
+
+class GradientAt:
+    """The gradient of the loss of a model at any weights, pass after pass.
+
+    Random seeds and recurrent states go on from pass to pass. See
+    `multi_gradient.GradientAt` for what it promises.
+
+    Args:
+        model: A compiled and built model.
+        minibatch: Returns the mini-batch of an index.
+        clip: Clips gradients.
+        synchronized: Whether each gradient is averaged over the replicas.
+        jit_compile: Whether what runs beside it may be compiled with XLA.
+
+    Attributes:
+        report: The first pass, `None` before it.
+        batch: Its mini-batch.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        minibatch: Callable[[Any], Any],
+        clip: Callable[[Sequence[Any]], list[Any]],
+        *,
+        synchronized: bool = False,
+        jit_compile: bool = True,
+    ) -> None:
+        self.variables = model.trainable_variables
+        self.jit_compile = jit_compile
+        self.first: Tensors = []
+        self.report: Pass | None = None
+        self.batch: Any = None
+        self._model = model
+        self._minibatch = minibatch
+        self._clip = clip
+        self._synchronized = synchronized
+        self._carried = carried_states(model)
+        self._states = [tf.convert_to_tensor(v) for v in self._carried]
+
+    @property
+    def carried(self) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """What goes on from pass to pass, with its current value."""
+        return list(zip(self._carried, self._states, strict=True))
+
+    def __call__(self, position: Tensors, index: Any) -> Tensors:
+        """Returns the clipped gradient; see `multi_gradient.GradientAt`.
+
+        Args:
+            position: Weights to compute it at.
+            index: Number of the mini-batch.
+
+        Returns:
+            One tensor for each variable.
+        """
+        batch = self._minibatch(index)
+        carried = replicas.own_seeds(self.carried)
+        result = run(self._model, position, batch, carried)
+        if self.report is None:
+            self.report, self.batch = result, batch
+        states = [result.updates.value(v) for v in self._carried]
+        self._states = [
+            # A loop keeps the static shapes of what it carries.
+            tf.ensure_shape(value, v.shape)
+            for v, value in zip(
+                self._carried, replicas.common_seeds(states), strict=True
+            )
+        ]
+        gradients = list(result.gradients)
+        if self._synchronized:
+            gradients = replicas.mean(gradients)
+        gradients = [
+            tf.zeros_like(p) if g is None else g
+            for p, g in zip(position, self._clip(gradients), strict=True)
+        ]
+        self.first = self.first or gradients
+        return gradients
+
+    def repeat(
+        self, step: Callable[[Any, Any], Any], state: Any, num_steps: int
+    ) -> Any:
+        """Calls a function over and over; see `multi_gradient.GradientAt`.
+
+        Args:
+            step: Takes the number of the call and the state, returns the next.
+            state: A structure of tensors.
+            num_steps: How many calls.
+
+        Returns:
+            The last state.
+        """
+        done = 0
+        # What is reported, and collectives, cannot come out of a loop.
+        while done < num_steps and (self.report is None or self._synchronized):
+            state = step(done, state)
+            done += 1
+        if done == num_steps:
+            return state
+
+        def body(index: tf.Tensor, state: Any, states: Tensors) -> Any:
+            self._states = states
+            state = step(index, state)
+            return index + 1, state, self._states
+
+        _, state, self._states = tf.while_loop(
+            lambda index, *_: index < num_steps,
+            body,
+            (tf.constant(done), state, self._states),
+        )
+        return state
 
 
 def build(model: keras.Model, batch: Any) -> None:
@@ -104,23 +222,6 @@ def build(model: keras.Model, batch: Any) -> None:
     )
 
 
-def commit(model: keras.Model, scope: keras.StatelessScope) -> None:
-    """Makes the updates of non-trainable state that a pass asked for.
-
-    Args:
-        model: The model.
-        scope: That of the pass.
-    """
-    for variable in (
-        model.non_trainable_variables
-        + model.metrics_variables
-        + recurrent_states(model)
-    ):
-        value = scope.get_current_value(variable)
-        if value is not None:
-            variable.assign(value)
-
-
 def carried_states(model: keras.Model) -> list[keras.Variable]:
     """Returns the variables whose state goes on from pass to pass.
 
@@ -129,54 +230,18 @@ def carried_states(model: keras.Model) -> list[keras.Variable]:
 
     Returns:
         Those of random seeds, which are neither weights nor metrics, and those
-        of recurrent layers.
+        of recurrent layers with `stateful=True`, which Keras does not count
+        among the variables of the model.
     """
     other = model.non_trainable_weights + model.metrics_variables
     known = {id(variable) for variable in other}
     seeds = [v for v in model.non_trainable_variables if id(v) not in known]
-    return seeds + recurrent_states(model)
-
-
-def recurrent_states(model: keras.Model) -> list[keras.Variable]:
-    """Returns the states of recurrent layers with `stateful=True`.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Variables that Keras does not count among those of the model.
-    """
-    return [
+    return seeds + [
         state
-        for layer in model._flatten_layers()
+        for layer in keras_private.layers_within(model)
         if isinstance(layer, keras.layers.RNN) and layer.stateful
         for state in tf.nest.flatten(layer.states or ())
     ]
-
-
-def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
-    """Returns what mixed_float16 currently multiplies the loss by.
-
-    Args:
-        optimizer: The optimizer, built.
-
-    Returns:
-        A scalar tensor.
-    """
-    return optimizer.scale_loss(tf.constant(1.0))
-
-
-def scaled(gradients: Sequence[Any], factor: Any) -> list[Any]:
-    """Returns gradients times a factor.
-
-    Args:
-        gradients: Tensors, or `None` in their place.
-        factor: A number or scalar tensor.
-
-    Returns:
-        As many tensors.
-    """
-    return [None if g is None else g * factor for g in gradients]
 
 
 def training_argument(

@@ -6,14 +6,14 @@ as overrides.
 
 from typing import Any
 
-from entropy_keras import optimizer
+from entropy_keras import entropy_sgd
 from entropy_keras import samplers
-from entropy_keras import scoping
+from entropy_keras import schedules
 
 __all__ = ["iclr_2017", "paper_v1", "released_code"]
 
 
-def paper_v1(**overrides: Any) -> optimizer.EntropySGD:
+def paper_v1(**overrides: Any) -> entropy_sgd.EntropySGD:
     """Algorithm 1 of arXiv:1611.01838v1, to the letter.
 
     The noise of line 5, `2 * sqrt(η')`, is temperature 2: at that heat the
@@ -46,7 +46,7 @@ def paper_v1(**overrides: Any) -> optimizer.EntropySGD:
     )
 
 
-def iclr_2017(**overrides: Any) -> optimizer.EntropySGD:
+def iclr_2017(**overrides: Any) -> entropy_sgd.EntropySGD:
     """The settings published with the ICLR 2017 text, for CIFAR-10.
 
     Noise `ε * sqrt(η')` with ε = 1e-4, averaging rate 0.75, a fixed inner step
@@ -69,7 +69,7 @@ def iclr_2017(**overrides: Any) -> optimizer.EntropySGD:
     return _with_overrides(
         overrides,
         learning_rate=1.0,
-        scope=scoping.ExponentialScope(0.03, 1e-3, maximum_scope=10.0),
+        scope=schedules.ExponentialScope(0.03, 1e-3, maximum_scope=10.0),
         num_langevin_steps=20,
         langevin_learning_rate=0.1,
         temperature=0.5 * 1e-4**2,
@@ -78,7 +78,7 @@ def iclr_2017(**overrides: Any) -> optimizer.EntropySGD:
     )
 
 
-def released_code(**overrides: Any) -> optimizer.EntropySGD:
+def released_code(**overrides: Any) -> entropy_sgd.EntropySGD:
     """What the authors' Lua release computes.
 
     Noise `ε * sqrt(2 * η')` with ε = 1e-4, averaging rate 0.25 on the new
@@ -100,7 +100,7 @@ def released_code(**overrides: Any) -> optimizer.EntropySGD:
     return _with_overrides(
         overrides,
         learning_rate=1.0,
-        scope=scoping.ExponentialScope(1e-4, 1e-3),
+        scope=schedules.ExponentialScope(1e-4, 1e-3),
         num_langevin_steps=20,
         langevin_learning_rate=0.1,
         temperature=1e-4**2,
@@ -111,7 +111,7 @@ def released_code(**overrides: Any) -> optimizer.EntropySGD:
 
 def _with_overrides(
     overrides: dict[str, Any], **arguments: Any
-) -> optimizer.EntropySGD:
+) -> entropy_sgd.EntropySGD:
     if overrides.get("outer_optimizer") is not None:
         del arguments["learning_rate"]  # it is the outer optimizer's own
-    return optimizer.EntropySGD(**(arguments | overrides))
+    return entropy_sgd.EntropySGD(**(arguments | overrides))

@@ -1,65 +1,153 @@
 """The kinetics of the Langevin chain: one inner step, per sampler.
 
 A sampler draws from the Gibbs distribution
-`exp(-(f(x') + scope/2 * |x' - anchor|**2) / temperature)`. It is a pure
-function on the tensors of one variable; what it remembers lives within one
-update only and starts from `initial_state`.
+`exp(-(f(x') + scope/2 * (x' - anchor)' M**-1 (x' - anchor)) / temperature)`,
+where M, the metric, is diagonal and 1 unless told else. It is a frozen value
+with pure functions on lists of tensors, one for each variable. Between the
+steps of an update it remembers a `memory` of its own making; what is to last
+from update to update it returns from `finish`, and is given again at `start`.
 """
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from entropy_keras import schedules
 from entropy_keras import validation
 
-State = tuple[tf.Tensor, ...]
+Tensors = list[tf.Tensor]
+
+
+class Setting(NamedTuple):
+    """What governs the steps of one variable during one update.
+
+    Attributes:
+        step_size: Scalar step size η', in the type of the variable or wider.
+        scope: Scalar scope γ, likewise.
+        temperature: Temperature T: a scalar tensor, or the number 0 if there is
+            no noise.
+        metric: M, a positive tensor that broadcasts to the variable, or `None`
+            for 1.
+    """
+
+    step_size: tf.Tensor
+    scope: tf.Tensor
+    temperature: Any = 0.0
+    metric: tf.Tensor | None = None
 
 
 class Sampler(abc.ABC):
-    """One step of a chain. Subclasses are frozen dataclasses."""
+    """A chain's steps. Subclasses are frozen dataclasses.
 
-    @abc.abstractmethod
-    def initial_state(self, position: tf.Tensor) -> State:
-        """Returns what the chain remembers before its first step.
+    In what follows every list has one entry for each variable. The noise of a
+    variable is a tensor of standard normals of its shape, `None` where its
+    temperature is 0.
+    """
+
+    #: Step size η' if the user names none; `None` ties it to the outer one.
+    default_step_size: float | None = 0.1
+
+    def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:
+        """Returns what lasts from update to update, before the first of them.
 
         Args:
-            position: Where the chain starts, a tensor of any shape.
+            variables: The trainable variables.
 
         Returns:
-            A tuple of tensors, empty for a sampler without memory.
+            A structure of tensors, empty by default.
+        """
+        del variables
+        return ()
+
+    @abc.abstractmethod
+    def start(
+        self,
+        position: Tensors,
+        noise: Sequence[Any],
+        settings: Sequence[Setting],
+        slots: Any,
+    ) -> Any:
+        """Returns the memory before the first step of an update.
+
+        Args:
+            position: Where the chain starts.
+            noise: Noise for what the sampler draws here.
+            settings: One for each variable.
+            slots: What the update before returned from `finish`.
+
+        Returns:
+            A structure of tensors.
         """
 
     @abc.abstractmethod
     def step(
         self,
-        position: tf.Tensor,
-        gradient: tf.Tensor,
-        anchor: tf.Tensor,
-        noise: tf.Tensor | None,
-        state: State,
-        *,
-        step_size: tf.Tensor,
-        scope: tf.Tensor,
-        temperature: float,
-    ) -> tuple[tf.Tensor, State]:
+        position: Tensors,
+        gradients: Tensors,
+        anchor: Tensors,
+        noise: Sequence[Any],
+        memory: Any,
+        settings: Sequence[Setting],
+    ) -> tuple[Tensors, Any]:
         """Moves the chain by one step.
 
         Args:
             position: Where the chain is (x').
-            gradient: Gradient of the loss f there, of the same shape.
+            gradients: Gradients of the loss f there.
             anchor: The weights that the scope pulls to (x).
-            noise: Standard normals of the same shape; `None` at temperature 0.
-            state: What `initial_state` or the step before returned.
-            step_size: Scalar step size η', in the type of `position` or wider.
-            scope: Scalar scope γ, likewise.
-            temperature: Temperature T, a non-negative float.
+            noise: Noise of this step.
+            memory: What `start` or the step before returned.
+            settings: One for each variable.
 
         Returns:
-            The new position and the new state.
+            The new position and the new memory.
         """
+
+    def finish(self, memory: Any) -> Any:
+        """Returns what is to last until the next update.
+
+        Args:
+            memory: That after the last step.
+
+        Returns:
+            A structure like `initial_slots`.
+        """
+        del memory
+        return ()
+
+    def of_noise(self) -> "Sampler":
+        """Returns the sampler that moves the injected noise's own path.
+
+        That path is a chain around 0 without any loss: the step of a sampler
+        is linear in position, gradient and noise, so a position is what the
+        same chain would be without noise, plus the path, as far as the
+        gradients are the same.
+
+        Returns:
+            A sampler, itself by default.
+        """
+        return self
+
+    def check_step_size(self, step_size: Any) -> None:
+        """Refuses a `langevin_learning_rate` that the sampler cannot have.
+
+        Args:
+            step_size: The argument.
+
+        Raises:
+            ValueError: If it is out of its range.
+        """
+        schedules.check(
+            step_size,
+            "langevin_learning_rate",
+            positive=True,
+            or_none="to tie it to the outer learning rate",
+        )
 
     def check_stability(  # noqa: B027 (nothing to refuse by default)
         self, step_size: float, scope: float
@@ -95,17 +183,97 @@ class Sampler(abc.ABC):
         return cls(**config)
 
 
+class ElementwiseSampler(Sampler):
+    """A sampler that moves each variable by itself, and forgets at the end."""
+
+    def begin(
+        self, position: tf.Tensor, noise: tf.Tensor | None, setting: Setting
+    ) -> tuple[tf.Tensor, ...]:
+        """Returns the memory of one variable before the first step.
+
+        Args:
+            position: Where it starts.
+            noise: Its noise, `None` at temperature 0.
+            setting: Its setting.
+
+        Returns:
+            Tensors, none by default.
+        """
+        del position, noise, setting
+        return ()
+
+    @abc.abstractmethod
+    def move(
+        self,
+        position: tf.Tensor,
+        gradient: tf.Tensor,
+        anchor: tf.Tensor,
+        noise: tf.Tensor | None,
+        memory: tuple[tf.Tensor, ...],
+        setting: Setting,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        """Moves one variable; see `step`.
+
+        Args:
+            position: Where it is.
+            gradient: Its gradient there.
+            anchor: Its weights x.
+            noise: Its noise, `None` at temperature 0.
+            memory: What `begin` or the step before returned.
+            setting: Its setting.
+
+        Returns:
+            Its new position and memory.
+        """
+
+    def start(  # noqa: D102
+        self,
+        position: Tensors,
+        noise: Sequence[Any],
+        settings: Sequence[Setting],
+        slots: Any,
+    ) -> Any:
+        del slots
+        return [
+            self.begin(*one)
+            for one in zip(position, noise, settings, strict=True)
+        ]
+
+    def step(  # noqa: D102
+        self,
+        position: Tensors,
+        gradients: Tensors,
+        anchor: Tensors,
+        noise: Sequence[Any],
+        memory: Any,
+        settings: Sequence[Setting],
+    ) -> tuple[Tensors, Any]:
+        moved = [
+            self.move(*one)
+            for one in zip(
+                position,
+                gradients,
+                anchor,
+                noise,
+                memory,
+                settings,
+                strict=True,
+            )
+        ]
+        return [after for after, _ in moved], [new for _, new in moved]
+
+
 @keras.saving.register_keras_serializable(package="entropy_keras")
 @dataclasses.dataclass(frozen=True)
-class SGLD(Sampler):
+class SGLD(ElementwiseSampler):
     """Stochastic gradient Langevin dynamics, with momentum on the data term.
 
     ```
-    velocity = momentum * velocity - step_size * gradient
-    move = momentum * velocity - step_size * gradient   # nesterov
-    move = velocity                                     # otherwise
+    velocity = momentum * velocity - step_size * M * gradient
+    move = momentum * velocity - step_size * M * gradient   # nesterov
+    move = velocity                                         # otherwise
     position += move - step_size * scope * (position - anchor)
-    position += sqrt(2 * step_size * temperature) * noise
+    position += sqrt(2 * step_size * temperature * M) * noise
     ```
 
     Without momentum this is lines 4 and 5 of Algorithm 1. Momentum acts on the
@@ -121,17 +289,10 @@ class SGLD(Sampler):
         ValueError: If `momentum` is out of its range.
 
     Example:
-    >>> position, _ = SGLD(momentum=0.0).step(
-    ...     tf.constant([2.0]),
-    ...     tf.constant([1.0]),
-    ...     tf.constant([0.0]),
-    ...     None,
-    ...     (),
-    ...     step_size=tf.constant(0.1),
-    ...     scope=tf.constant(1.0),
-    ...     temperature=0.0,
-    ... )
-    >>> round(float(position[0]), 6)  # 2 - 0.1 * (1 + 1 * 2)
+    >>> setting = samplers.Setting(tf.constant(0.1), tf.constant(1.0))
+    >>> x, g, anchor = tf.constant(2.0), tf.constant(1.0), tf.constant(0.0)
+    >>> position, _ = SGLD(0.0).move(x, g, anchor, None, (), setting)
+    >>> round(float(position), 6)  # 2 - 0.1 * (1 + 1 * 2)
     1.7
 
     References:
@@ -149,38 +310,42 @@ class SGLD(Sampler):
             "a float in [0, 1)",
             self.momentum,
         )
+        validation.normalize(self)
 
-    def initial_state(self, position: tf.Tensor) -> State:  # noqa: D102
+    def begin(  # noqa: D102
+        self, position: tf.Tensor, noise: tf.Tensor | None, setting: Setting
+    ) -> tuple[tf.Tensor, ...]:
+        del noise, setting
         return (tf.zeros_like(position),) if self.momentum else ()
 
-    def step(  # noqa: D102
+    def move(  # noqa: D102
         self,
         position: tf.Tensor,
         gradient: tf.Tensor,
         anchor: tf.Tensor,
         noise: tf.Tensor | None,
-        state: State,
-        *,
-        step_size: tf.Tensor,
-        scope: tf.Tensor,
-        temperature: float,
-    ) -> tuple[tf.Tensor, State]:
+        memory: tuple[tf.Tensor, ...],
+        setting: Setting,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         # Differences, since TensorFlow merges chains of sums and adds their
         # terms in an order that varies from run to run.
-        dtype = position.dtype
-        step = tf.cast(step_size, dtype) * gradient
-        pull = tf.cast(step_size * scope, dtype) * (position - anchor)
+        dtype, step_size = position.dtype, setting.step_size
+        step = scaled(tf.cast(step_size, dtype) * gradient, setting.metric)
+        pull = tf.cast(step_size * setting.scope, dtype) * (position - anchor)
         if self.momentum:
-            velocity = self.momentum * state[0] - step
+            velocity = self.momentum * memory[0] - step
             move = self.momentum * velocity - step
             position = position + (move if self.nesterov else velocity) - pull
-            state = (velocity,)
+            memory = (velocity,)
         else:
             position = position - step - pull
         if noise is not None:
-            deviation = tf.sqrt(2.0 * step_size * temperature)
-            position += tf.cast(deviation, dtype) * noise
-        return position, state
+            deviation = tf.sqrt(2.0 * step_size * setting.temperature)
+            position += spread(deviation, noise, setting.metric)
+        return position, memory
+
+    def of_noise(self) -> Sampler:  # noqa: D102
+        return SGLD(momentum=0.0)  # noise does not enter the velocity
 
     def check_stability(self, step_size: float, scope: float) -> None:  # noqa: D102
         if step_size * scope >= 2:
@@ -195,7 +360,7 @@ class SGLD(Sampler):
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
 @dataclasses.dataclass(frozen=True)
-class SplitSGLD(Sampler):
+class SplitSGLD(ElementwiseSampler):
     """Langevin dynamics that solves the pull of the scope exactly.
 
     The drift towards the anchor and its noise form an Ornstein-Uhlenbeck
@@ -204,70 +369,96 @@ class SplitSGLD(Sampler):
     ```
     decay = exp(-step_size * scope)
     position = anchor + decay * (position - anchor)
-    position -= (1 - decay) / scope * gradient
-    position += sqrt(temperature * (1 - decay**2) / scope) * noise
+    position -= (1 - decay) / scope * M * gradient
+    position += sqrt(temperature * M * (1 - decay**2) / scope) * noise
     ```
 
     It tends to `SGLD(momentum=0)` as `step_size * scope` goes to 0, and is
     stable for every scope, which a growing scope needs.
 
     Example:
-    >>> position, _ = SplitSGLD().step(
-    ...     tf.constant([2.0]),
-    ...     tf.constant([0.0]),
-    ...     tf.constant([1.0]),
-    ...     None,
-    ...     (),
-    ...     step_size=tf.constant(50.0),
-    ...     scope=tf.constant(2.0),
-    ...     temperature=0.0,
-    ... )
-    >>> float(position[0])  # a pull this strong ends at the anchor
+    >>> setting = samplers.Setting(tf.constant(50.0), tf.constant(2.0))
+    >>> x, g, anchor = tf.constant(2.0), tf.constant(0.0), tf.constant(1.0)
+    >>> position, _ = SplitSGLD().move(x, g, anchor, None, (), setting)
+    >>> float(position)  # a pull this strong ends at the anchor
     1.0
     """
 
-    def initial_state(self, position: tf.Tensor) -> State:  # noqa: D102
-        del position
-        return ()
-
-    def step(  # noqa: D102
+    def move(  # noqa: D102
         self,
         position: tf.Tensor,
         gradient: tf.Tensor,
         anchor: tf.Tensor,
         noise: tf.Tensor | None,
-        state: State,
-        *,
-        step_size: tf.Tensor,
-        scope: tf.Tensor,
-        temperature: float,
-    ) -> tuple[tf.Tensor, State]:
-        dtype = position.dtype
-        decay = tf.cast(tf.exp(-step_size * scope), dtype)
-        gain = tf.cast(_relaxation_time(step_size, scope), dtype)
-        position = anchor + decay * (position - anchor) - gain * gradient
+        memory: tuple[tf.Tensor, ...],
+        setting: Setting,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        dtype, step_size = position.dtype, setting.step_size
+        decay = tf.cast(tf.exp(-step_size * setting.scope), dtype)
+        gain = tf.cast(relaxation_time(step_size, setting.scope), dtype)
+        drift = scaled(gain * gradient, setting.metric)
+        position = anchor + decay * (position - anchor) - drift
         if noise is not None:
-            time = _relaxation_time(step_size, 2.0 * scope)
-            deviation = tf.sqrt(2.0 * temperature * time)
-            position += tf.cast(deviation, dtype) * noise
-        return position, state
+            time = relaxation_time(step_size, 2.0 * setting.scope)
+            deviation = tf.sqrt(2.0 * setting.temperature * time)
+            position += spread(deviation, noise, setting.metric)
+        return position, memory
 
 
-def _relaxation_time(step_size: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-    """Returns (1 - exp(-step_size * rate)) / rate, step_size where rate = 0."""
+def relaxation_time(step_size: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+    """Returns (1 - exp(-step_size * rate)) / rate, and its limit at rate 0.
+
+    Args:
+        step_size: A time.
+        rate: A rate of decay, of the same shape.
+
+    Returns:
+        A tensor of that shape.
+    """
     safe_rate = tf.where(rate > 0, rate, tf.ones_like(rate))
     relaxed = -tf.math.expm1(-step_size * safe_rate) / safe_rate
     return tf.where(rate > 0, relaxed, step_size)
 
 
+def scaled(tensor: tf.Tensor, metric: tf.Tensor | None) -> tf.Tensor:
+    """Returns a tensor times the metric.
+
+    Args:
+        tensor: A tensor of the shape of a variable.
+        metric: M, or `None` for 1.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    return tensor if metric is None else metric * tensor
+
+
+def spread(
+    deviation: tf.Tensor, noise: tf.Tensor, metric: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns noise of a deviation, times the square root of the metric.
+
+    Args:
+        deviation: A scalar.
+        noise: Standard normals.
+        metric: M, or `None` for 1.
+
+    Returns:
+        A tensor of the shape of `noise`.
+    """
+    noise = tf.cast(deviation, noise.dtype) * noise
+    return noise if metric is None else tf.sqrt(metric) * noise
+
+
 _BY_NAME: dict[str, type[Sampler]] = {"sgld": SGLD, "split_sgld": SplitSGLD}
+NAMES = tuple(_BY_NAME)
 
 
 def get(sampler: str | Sampler) -> Sampler:
     """Returns the sampler that a name stands for, or the sampler itself.
 
     Args:
-        sampler: `"sgld"`, `"split_sgld"`, or a `Sampler` object.
+        sampler: One of `NAMES`, or a `Sampler` object.
 
     Returns:
         A sampler.

@@ -1,177 +1,188 @@
-"""One update: from mini-batches to what the outer optimizer takes."""
+"""One update: the optimizer proposes, the replicas reduce, the guard looks.
 
-from collections.abc import Callable
+Whatever the update would change is a value until all of it is known; one call
+writes it, or nothing.
+"""
+
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from entropy_keras import chain as chain_lib
-from entropy_keras import diagnostics
-from entropy_keras import estimators
-from entropy_keras import hyperparameters
-from entropy_keras import optimizer as optimizer_lib
+from entropy_keras import batching
+from entropy_keras import guard
+from entropy_keras import keras_private
+from entropy_keras import multi_gradient
 from entropy_keras import passes
+from entropy_keras import replicas
 
 
-class Update(NamedTuple):
-    """What one update yields.
-
-    Attributes:
-        gradients: What the outer optimizer takes: one tensor per trainable
-            variable, `None` where the loss does not depend on it.
-        batch: The mini-batch to report on.
-        report: The pass over it.
-        diagnostics: What `diagnostics.measure` returned, `None` unless it was
-            asked for.
-    """
-
-    gradients: list[Any]
-    batch: Any
-    report: passes.Pass
-    diagnostics: list[tf.Tensor] | None
-
-
-def run(
+def make(
     model: keras.Model,
-    entropy_sgd: optimizer_lib.EntropySGD,
-    minibatch: Callable[[Any], Any],
-    measure: bool = False,
-) -> Update:
-    """Computes one update, and leaves it to the caller to apply it.
+    optimizer: multi_gradient.MultiGradientOptimizer,
+    gradient_at: passes.GradientAt,
+) -> dict[str, Any]:
+    """Makes one update of a model and its optimizer.
 
     Args:
-        model: The model.
-        entropy_sgd: The optimizer.
-        minibatch: Returns the mini-batch of an index.
-        measure: Whether to measure what happens.
+        model: A model, compiled with the optimizer and built.
+        optimizer: The optimizer, without the loss scaling around it.
+        gradient_at: Gives the gradients of the update.
 
     Returns:
-        The update. State that is not trained has been updated already.
+        The current value of each metric by name.
+
+    Raises:
+        ValueError: If `propose` asked for no gradient.
     """
     anchor = [tf.convert_to_tensor(v) for v in model.trainable_variables]
-    weight = entropy_sgd.data_weight
-    chain = _chain(entropy_sgd, anchor)
-    state = chain.initial_state(anchor)
-    # The pass at x is the last one if data_weight is positive, else step 1.
-    last = entropy_sgd.minibatches_per_update - 1
-    batch = minibatch(last if weight else 0)
-    report = passes.run(model, anchor if weight else state.position, batch)
-    passes.commit(model, report.scope)
-    first_gradients = entropy_sgd.clip(report.gradients)
-    gradients = passes.scaled(first_gradients, weight)
-    connected = [i for i, g in enumerate(first_gradients) if g is not None]
-    if not entropy_sgd.num_langevin_steps or not connected:
-        return Update(gradients, batch, report, None)
-    known = [first_gradients[i] for i in connected]
-    chain, state = chain.of(connected), state.of(connected)
-    state = _run_chain(
-        model, entropy_sgd, chain, state, minibatch, anchor,
-        connected, None if weight else known,
-    )  # fmt: skip
-    weights = [anchor[i] for i in connected]
-    force = chain.entropy_gradient(weights, state)
-    for i, gradient in zip(connected, force, strict=True):
-        gradients[i] = gradient + gradients[i] if weight else gradient
-    measured = None
-    if measure:
-        measured = diagnostics.measure(chain, state, weights, force, known)
-    return Update(gradients, batch, report, measured)
+    proposal = optimizer.propose(
+        gradient_at, anchor, optimizer.slots, _clock(optimizer)
+    )
+    report = gradient_at.report
+    if report is None:
+        raise ValueError(
+            "`propose` must ask `gradient_at` for at least one gradient. "
+            f"Received: none from {type(optimizer).__name__}"
+        )
+    gradients, slots, states, loss = _reduced(model, proposal, report)
+    gradients = [
+        # Where there is no gradient, Keras warns and leaves the variable.
+        None if known is None else gradient
+        for known, gradient in zip(report.gradients, gradients, strict=True)
+    ]
+    step = keras_private.step_of_rule(
+        optimizer.outer_optimizer, gradients, model.trainable_variables
+    )
+    shared = [
+        *states,
+        *step,
+        *zip(optimizer.slot_variables, slots, strict=True),
+        (optimizer.iterations, optimizer.iterations + 1),
+    ]
+    failure = guard.look(loss, gradients, [value for _, value in shared])
+    shown, logs = _shown(model, report, gradient_at.batch)
+    ok, always = _verdict(model.optimizer, optimizer, failure)
+    replicas.write(ok, [*shared, *gradient_at.carried, *shown], always)
+    return logs | proposal.measurements
 
 
-def _run_chain(
+def _clock(
+    optimizer: multi_gradient.MultiGradientOptimizer,
+) -> multi_gradient.Clock:
+    synchronized = optimizer.chains == "synchronized"
+    return multi_gradient.Clock(
+        tf.convert_to_tensor(optimizer.iterations),
+        optimizer.learning_rate,
+        0 if synchronized else replicas.number(),
+    )
+
+
+def _reduced(
     model: keras.Model,
-    entropy_sgd: optimizer_lib.EntropySGD,
-    chain: chain_lib.Chain,
-    state: chain_lib.State,
-    minibatch: Callable[[Any], Any],
-    anchor: list[tf.Tensor],
-    connected: list[int],
-    first_gradients: list[Any] | None,
-) -> chain_lib.State:
-    """Runs the chain over the variables that the loss depends on.
+    proposal: multi_gradient.Proposal,
+    report: passes.Pass,
+) -> tuple[list[Any], list[Any], list[replicas.Valued], tf.Tensor]:
+    """Averages over the replicas what they are to have in common.
 
     Args:
         model: The model.
-        entropy_sgd: The optimizer.
-        chain: The chain of the variables that take part.
-        state: Where it starts.
-        minibatch: Returns the mini-batch of an index.
-        anchor: The trainable variables.
-        connected: Indices of those that the loss depends on and that take part.
-        first_gradients: Their gradients at step 1, if known already.
+        proposal: That of this replica.
+        report: The pass whose state is kept.
 
     Returns:
-        Where the chain ends.
+        Gradients, flattened slots, state of the model that is not trained, and
+        the loss.
     """
-    carried = passes.carried_states(model)
-
-    def gradient_function(
-        position: list[tf.Tensor], step: tf.Tensor, states: list[tf.Tensor]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        everywhere = list(anchor)
-        for i, tensor in zip(connected, position, strict=True):
-            everywhere[i] = tensor
-        result = passes.run(
-            model,
-            everywhere,
-            minibatch(step - 1),
-            list(zip(carried, states, strict=True)),
-        )
-        gradients = entropy_sgd.clip(result.gradients)
-        return (
-            [gradients[i] for i in connected],
-            # A loop keeps the static shapes of what it carries.
-            [
-                tf.ensure_shape(result.scope.get_current_value(v), v.shape)
-                for v in carried
-            ],
-        )
-
-    weights = [anchor[i] for i in connected]
-    if first_gradients is not None:
-        state = chain.advance(state, first_gradients, weights, step=1)
-    state, states = chain.run(
-        state,
-        gradient_function,
-        weights,
-        first_step=1 if first_gradients is None else 2,
-        last_step=entropy_sgd.num_langevin_steps,
-        carry=[tf.convert_to_tensor(v) for v in carried],
+    local = {id(v) for v in model.metrics_variables}
+    local |= {id(v) for v in passes.carried_states(model)}
+    states = [(v, x) for v, x in report.updates.items() if id(v) not in local]
+    slots = [tf.convert_to_tensor(s) for s in tf.nest.flatten(proposal.slots)]
+    values = [*proposal.gradients, *slots, *(x for _, x in states), report.loss]
+    is_mean = [v.dtype.is_floating for v in values]
+    means = iter(
+        replicas.mean([
+            v for v, mean in zip(values, is_mean, strict=True) if mean
+        ])
     )
-    for variable, value in zip(carried, states, strict=True):
-        variable.assign(value)
-    return state
-
-
-def _chain(
-    entropy_sgd: optimizer_lib.EntropySGD, anchor: list[tf.Tensor]
-) -> chain_lib.Chain:
-    """Returns the chain with the hyper-parameters of the current update."""
-    at, scalar = hyperparameters.at, hyperparameters.scalar
-    wide = any(weights.dtype == tf.float64 for weights in anchor)
-    dtype = "float64" if wide else "float32"
-    update = tf.convert_to_tensor(entropy_sgd.iterations)
-    if entropy_sgd.langevin_learning_rate is None:
-        step_size = scalar(entropy_sgd.learning_rate, dtype)
-        step_size *= hyperparameters.TIED_STEP_RATIO
-    else:
-        step_size = scalar(
-            at(entropy_sgd.langevin_learning_rate, update), dtype
-        )
-    return chain_lib.Chain(
-        sampler=entropy_sgd.sampler,
-        estimator=estimators.build(
-            entropy_sgd.estimator,
-            entropy_sgd.averaging_rate,
-            entropy_sgd.scale_by_scope,
-        ),
-        step_size=step_size,
-        scope=scalar(at(entropy_sgd.scope, update), dtype),
-        temperature=entropy_sgd.temperature,
-        stationary_start=entropy_sgd.start == "stationary",
-        seed=entropy_sgd.seed,
-        update=update,
-        variable_indices=tuple(range(len(anchor))),
+    values = [
+        # Whatever counts has the same number everywhere.
+        next(means) if mean else v
+        for v, mean in zip(values, is_mean, strict=True)
+    ]
+    first, second = len(proposal.gradients), len(slots)
+    return (
+        values[:first],
+        values[first : first + second],
+        [
+            (v, x)
+            for (v, _), x in zip(
+                states, values[first + second : -1], strict=True
+            )
+        ],
+        values[-1],
     )
+
+
+def _shown(
+    model: keras.Model, report: passes.Pass, batch: Any
+) -> tuple[list[replicas.Valued], dict[str, Any]]:
+    """Computes the metrics of an update.
+
+    Args:
+        model: The model.
+        report: The pass to show.
+        batch: Its mini-batch.
+
+    Returns:
+        New values for the variables of the metrics, and the logs.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+
+    def compute() -> dict[str, Any]:
+        keras_private.loss_tracker(model).update_state(
+            report.loss, sample_weight=batching.num_samples(x)
+        )
+        return model.compute_metrics(x, y, report.predictions, sample_weight)
+
+    if not all(getattr(metric, "built", True) for metric in model.metrics):
+        # The first call creates their variables, which no scope allows.
+        return [], compute()
+    metrics = {id(v) for v in model.metrics_variables}
+    known = [(v, x) for v, x in report.updates.items() if id(v) in metrics]
+    with keras_private.Updates(known) as updates:
+        logs = compute()
+    return [*known, *updates.items()], logs
+
+
+def _verdict(
+    outermost: Any,
+    optimizer: multi_gradient.MultiGradientOptimizer,
+    failure: tf.Tensor,
+) -> tuple[tf.Tensor, list[replicas.Valued]]:
+    """Decides whether to write an update.
+
+    Args:
+        outermost: What the model is compiled with.
+        optimizer: The same without loss scaling around it.
+        failure: What the guard has seen.
+
+    Returns:
+        Whether to, and what to write in any case.
+    """
+    if not isinstance(outermost, passes.LossScaleOptimizer):
+        # Once the flag is up, nothing is written until the host has seen it.
+        earlier = tf.convert_to_tensor(optimizer.failure)
+        latched = tf.where(earlier == guard.FINE, failure, earlier)
+        return latched == guard.FINE, [(optimizer.failure, latched)]
+    # The rule of Keras: half the scale after an update that overflowed, twice
+    # the scale after so many that did not.
+    ok = failure == guard.FINE
+    steps = outermost.step_counter + 1
+    grows = tf.logical_and(ok, steps == outermost.dynamic_growth_steps)
+    factor = tf.where(ok, tf.where(grows, 2.0, 1.0), 0.5)
+    counted = tf.where(tf.logical_and(ok, tf.logical_not(grows)), steps, 0)
+    return ok, [
+        (outermost.dynamic_scale, outermost.dynamic_scale * factor),
+        (outermost.step_counter, counted),
+    ]

@@ -1,7 +1,11 @@
 """Checks of arguments, in the one form of error that the package uses."""
 
+import dataclasses
 import math
 import numbers
+from typing import Any
+
+import numpy as np
 
 
 def require(
@@ -37,8 +41,7 @@ def require_positive(**arguments: object) -> None:
     temperature=0.0
     """
     for name, value in arguments.items():
-        positive = is_number(value, 0.0) and bool(value)
-        require(positive, name, "a positive number", value)
+        require(is_positive(value), name, "a positive number", value)
 
 
 def is_number(value: object, minimum: float = -math.inf) -> bool:
@@ -59,6 +62,18 @@ def is_number(value: object, minimum: float = -math.inf) -> bool:
     )
 
 
+def is_positive(value: object) -> bool:
+    """Tells whether `value` is a finite positive number.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        Whether `value` is such a number.
+    """
+    return is_number(value, 0.0) and bool(value)
+
+
 def is_integer(value: object, minimum: int) -> bool:
     """Tells whether `value` is an integer of at least `minimum`.
 
@@ -70,3 +85,32 @@ def is_integer(value: object, minimum: int) -> bool:
         Whether `value` is such an integer.
     """
     return isinstance(value, numbers.Integral) and is_number(value, minimum)
+
+
+def as_python(value: Any) -> Any:
+    """Returns a scalar of NumPy as the number of Python, else the value itself.
+
+    JSON and TensorFlow take the one and not always the other.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The same, as a number of Python if it is one.
+
+    Example:
+    >>> as_python(np.int64(7)), as_python("sgld")
+    (7, 'sgld')
+    """
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def normalize(value: Any) -> None:
+    """Makes Python numbers of the NumPy scalars in a frozen dataclass.
+
+    Args:
+        value: The dataclass, in its `__post_init__`.
+    """
+    for field in dataclasses.fields(value):
+        number = as_python(getattr(value, field.name))
+        object.__setattr__(value, field.name, number)

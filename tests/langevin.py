@@ -9,21 +9,31 @@ from entropy_keras import noise
 from entropy_keras import samplers
 
 
-def make_chain(**arguments):
-    """Returns a noiseless chain of one float64 variable, unless told else."""
-    for scalar in ("step_size", "scope"):
-        if scalar in arguments:
-            arguments[scalar] = tf.constant(arguments[scalar], tf.float64)
+def make_chain(
+    *,
+    step_size=0.1,
+    scope=0.5,
+    temperature=0.0,
+    num_variables=1,
+    metric=None,
+    seed=7,
+    update=0,
+    replica=0,
+    **arguments,
+):
+    """Returns a noiseless chain of float64 variables, unless told else."""
+    setting = samplers.Setting(
+        tf.constant(step_size, tf.float64),
+        tf.constant(scope, tf.float64),
+        temperature,
+        metric,
+    )
     defaults = {
         "sampler": samplers.SGLD(momentum=0.0),
-        "estimator": estimators.Displacement(0.75, scale_by_scope=False),
-        "step_size": tf.constant(0.1, tf.float64),
-        "scope": tf.constant(0.5, tf.float64),
-        "temperature": 0.0,
-        "stationary_start": False,
-        "seed": 7,
-        "update": tf.constant(0),
-        "variable_indices": (0,),
+        "settings": [setting] * num_variables,
+        "noise": chain.Noise(seed, tf.constant(update), replica),
+        "estimator": estimators.Displacement(),
+        "averaging_rate": 0.75,
     }
     return chain.Chain(**(defaults | arguments))
 
@@ -37,20 +47,23 @@ def draw(shape, dtype, *, variable, **counter):
 def run(langevin, gradient, anchor, num_steps, state=None):
     """Returns the state after some steps of a chain of one variable."""
     if state is None:
-        state = langevin.initial_state([anchor])
+        state = langevin.start([anchor])
 
-    def gradient_function(position, step, carry):
-        del step
-        return [gradient(position[0])], carry
+    def step(number, *state):
+        state = chain.State(*state)
+        gradients = [gradient(state.position[0])]
+        return number + 1, *langevin.advance(state, gradients, [anchor], number)
 
-    return langevin.run(
-        state,
-        gradient_function,
-        [anchor],
-        first_step=1,
-        last_step=num_steps,
-        carry=(),
-    )[0]
+    @tf.function
+    def loop(state):
+        _, *state = tf.while_loop(
+            lambda number, *_: number <= num_steps,
+            step,
+            (tf.constant(1), *state),
+        )
+        return chain.State(*state)
+
+    return loop(state)
 
 
 def displacement_ratio(

@@ -245,7 +245,7 @@ def train(configuration, model_name, inputs):
     plain, (x, y, loss) = MODELS[model_name](), samples(model_name)
     model = entropy_keras.EntropyModel.from_model(plain)
     model.compile(CONFIGURATIONS[configuration](), loss=loss)
-    entropy_sgd = model._entropy_sgd()
+    entropy_sgd = model._multi_gradient()
     per_update = entropy_sgd.minibatches_per_update if entropy_sgd else 1
     recorder = Recorder(probe_of(model))
 
@@ -367,7 +367,7 @@ def test_a_file_restores_every_bit(trained, tmp_path):
 
     def state(model):
         # Keras leaves out the state of random seeds, EntropySGD does not.
-        seeds = passes.carried_states(model) if model._entropy_sgd() else []
+        seeds = passes.carried_states(model) if model._multi_gradient() else []
         return model.weights + model.optimizer.variables + seeds
 
     actual, expected = state(loaded), state(trained.model)

@@ -248,7 +248,7 @@ def test_auto_samples_independently_only_where_that_suffices():
 
 def test_the_same_seed_gives_the_same_without_compiling_again(monkeypatch):
     traced = []
-    step = SplitSGLD.step
+    step = SplitSGLD.move
 
     def traced_step(*arguments, **options):
         traced.append("step")
@@ -258,7 +258,7 @@ def test_the_same_seed_gives_the_same_without_compiling_again(monkeypatch):
         traced.append("loss")
         return double_well(weight)
 
-    monkeypatch.setattr(SplitSGLD, "step", traced_step)
+    monkeypatch.setattr(SplitSGLD, "move", traced_step)
 
     model, data, _ = one_weight(double_well, 0.5)
     chains = Chains(landscape.Objective(model, data, loss))

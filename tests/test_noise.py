@@ -262,15 +262,11 @@ def test_sgld_adds_noise_of_the_stated_deviation(temperature, dtype):
     step_size = 0.01
     zero = tf.zeros([1000], dtype)
     draws = draw(1000, dtype)
-    position, _ = samplers.SGLD(momentum=0.0).step(
-        zero,
-        zero,
-        zero,
-        draws,
-        (),
-        step_size=tf.constant(step_size, dtype),
-        scope=tf.constant(0.3, dtype),
-        temperature=temperature,
+    setting = samplers.Setting(
+        tf.constant(step_size, dtype), tf.constant(0.3, dtype), temperature
+    )
+    position, _ = samplers.SGLD(momentum=0.0).move(
+        zero, zero, zero, draws, (), setting
     )
     expected = (2 * step_size * temperature) ** 0.5 * draws.numpy()
     resolution = {tf.float32: 4e-7, tf.float64: 8e-16}[dtype]

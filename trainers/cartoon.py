@@ -148,6 +148,7 @@ def _mean_losses(
 ) -> tf.Tensor:
     """Returns the mean loss along each chain after its first quarter."""
     sampler = samplers.SplitSGLD()
+    setting = samplers.Setting(step_size, scope, temperature)
     num_discarded = num_steps // 4
     deviation = tf.sqrt(2.0 * (1.0 + tf.exp(-step_size * scope)))
 
@@ -164,10 +165,9 @@ def _mean_losses(
         gradient = couplings * tape.gradient(value, position)
         total += tf.cast(step > num_discarded, value.dtype) * value
         new = normal(step)
-        position, _ = sampler.step(
-            position, gradient, anchor, (old + new) / deviation, (),
-            step_size=step_size, scope=scope, temperature=temperature,
-        )  # fmt: skip
+        position, _ = sampler.move(
+            position, gradient, anchor, (old + new) / deviation, (), setting
+        )
         return step + 1, position, new, total
 
     first = normal(tf.constant(0))

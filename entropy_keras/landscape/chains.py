@@ -13,6 +13,7 @@ from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import hessian_product
 from entropy_keras.landscape.products import operator
+from entropy_keras.samplers import Setting
 from entropy_keras.samplers import SplitSGLD
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
@@ -235,9 +236,10 @@ class Chains:
         num_discarded: tf.Tensor,
         seed: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        decay = tf.exp(-pull["step_size"] * pull["scope"])
+        setting = Setting(**pull)
+        decay = tf.exp(-setting.step_size * setting.scope)
         noise_scale = tf.math.rsqrt(2.0 * (1.0 + decay))
-        deviation = tf.sqrt(pull["temperature"] / pull["scope"])
+        deviation = tf.sqrt(setting.temperature / setting.scope)
 
         def body(
             step: tf.Tensor,
@@ -254,8 +256,8 @@ class Chains:
                 start.shape, [seed, 2 * (step + 1)], dtype=anchor.dtype
             )
             noise = (noise + fresh) * noise_scale
-            position, _ = SplitSGLD().step(
-                position, couplings * gradient, anchor, noise, (), **pull
+            position, _ = SplitSGLD().move(
+                position, couplings * gradient, anchor, noise, (), setting
             )
             return step + 1, position, fresh, sums, trace.write(step, loss)
 

@@ -1,0 +1,232 @@
+"""The metric of the weights: what a step, the scope and the noise are measured in.
+
+A metric M gives each weight a positive number, which stays during an update.
+The chain then samples `exp(-(f(x') + scope/2 * (x' - x)' M**-1 (x' - x)) / T)`.
+It is a frozen value with pure functions on lists of tensors, one for each
+variable; what it remembers lasts from update to update.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from entropy_keras import validation
+
+Tensors = list[tf.Tensor]
+
+
+class Metric(abc.ABC):
+    """One positive number a weight. Subclasses are frozen dataclasses."""
+
+    def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:
+        """Returns what it remembers before the first update.
+
+        Args:
+            variables: The trainable variables.
+
+        Returns:
+            A structure of tensors, empty by default.
+        """
+        del variables
+        return ()
+
+    @abc.abstractmethod
+    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:
+        """Returns the metric of one update.
+
+        Args:
+            anchor: The weights x.
+            slots: What it remembers.
+
+        Returns:
+            For each variable a tensor that broadcasts to it, or `None` for 1.
+        """
+
+    def observe(self, slots: Any, gradients: Tensors) -> Any:
+        """Takes the gradients of one inner step in.
+
+        Args:
+            slots: What it remembers.
+            gradients: Gradients of the loss.
+
+        Returns:
+            What it remembers now.
+        """
+        del gradients
+        return slots
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the metric, as JSON can hold them.
+
+        Returns:
+            A dictionary that `from_config` takes.
+        """
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Metric":
+        """Makes a metric from what `get_config` returned.
+
+        Args:
+            config: The arguments of the metric.
+
+        Returns:
+            An equal metric.
+        """
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="entropy_keras")
+@dataclasses.dataclass(frozen=True)
+class Identity(Metric):
+    """M = 1: all weights alike, as in the paper."""
+
+    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:  # noqa: D102
+        del slots
+        return [None] * len(anchor)
+
+
+@keras.saving.register_keras_serializable(package="entropy_keras")
+@dataclasses.dataclass(frozen=True)
+class Relative(Metric):
+    """Steps, scope and noise relative to the size of the weights.
+
+    M of a weight is the mean square of the weights of its output unit: of its
+    column in a matrix, of its filter in a kernel. Noise of deviation s is then
+    a share s of the weights, whatever their scale. Biases and scales, which are
+    vectors, keep M = 1: most of them are near 0, where relative noise is none.
+
+    Args:
+        floor: Smallest M, a positive float, for units whose weights are 0.
+
+    Raises:
+        ValueError: If `floor` is not positive.
+
+    Example:
+    >>> kernel, bias = tf.constant([[3.0, 0.0], [1.0, 2.0]]), tf.zeros([2])
+    >>> by_kernel, by_bias = Relative().diagonal([kernel, bias], ())
+    >>> by_kernel.numpy().tolist(), by_bias
+    ([[5.0, 2.0]], None)
+    """
+
+    floor: float = 1e-12
+
+    def __post_init__(self) -> None:
+        validation.require_positive(floor=self.floor)
+        validation.normalize(self)
+
+    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:  # noqa: D102
+        del slots
+        return [
+            tf.maximum(
+                tf.reduce_mean(
+                    tf.square(x),
+                    axis=list(range(x.shape.rank - 1)),
+                    keepdims=True,
+                ),
+                tf.cast(self.floor, x.dtype),
+            )
+            if x.shape.rank > 1
+            else None
+            for x in anchor
+        ]
+
+
+@keras.saving.register_keras_serializable(package="entropy_keras")
+@dataclasses.dataclass(frozen=True)
+class RMSGradients(Metric):
+    """Steps that are long where gradients are small, as in pSGLD and RMSProp.
+
+    ```
+    moment = decay * moment + (1 - decay) * gradient**2     # each inner step
+    M = 1 / (epsilon + sqrt(moment / (1 - decay**steps)))   # each update
+    ```
+
+    The moment lasts from update to update; the first has M = 1. The drift lacks
+    the term of the derivative of M that an exact sampler would have: M does not
+    depend on the position within an update, so there it is exact.
+
+    Args:
+        decay: Share of the moment that a step keeps, a float in [0, 1).
+        epsilon: What is added to the root, a positive float.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    References:
+        Li, Chen, Carlson, Carin, "Preconditioned stochastic gradient Langevin
+        dynamics for deep neural networks", AAAI 2016, Algorithm 1.
+    """
+
+    decay: float = 0.99
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        validation.require(
+            validation.is_number(self.decay, 0.0) and self.decay < 1,
+            "decay",
+            "a float in [0, 1)",
+            self.decay,
+        )
+        validation.require_positive(epsilon=self.epsilon)
+        validation.normalize(self)
+
+    def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:  # noqa: D102
+        moments = [tf.zeros(v.shape, v.dtype) for v in variables]
+        return {"steps": tf.zeros([], tf.int64), "moments": moments}
+
+    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:  # noqa: D102
+        steps = slots["steps"]
+        diagonals = []
+        for x, moment in zip(anchor, slots["moments"], strict=True):
+            seen = tf.maximum(tf.cast(steps, x.dtype), 1.0)
+            bias = 1.0 - tf.pow(tf.cast(self.decay, x.dtype), seen)
+            root = self.epsilon + tf.sqrt(moment / bias)
+            diagonals.append(tf.where(steps > 0, 1.0 / root, 1.0))
+        return diagonals
+
+    def observe(self, slots: Any, gradients: Tensors) -> Any:  # noqa: D102
+        moments = [
+            self.decay * m + (1.0 - self.decay) * tf.square(g)
+            for m, g in zip(slots["moments"], gradients, strict=True)
+        ]
+        return {"steps": slots["steps"] + 1, "moments": moments}
+
+
+_BY_NAME: dict[str, type[Metric]] = {
+    "identity": Identity,
+    "relative": Relative,
+    "rms_gradients": RMSGradients,
+}
+NAMES = tuple(_BY_NAME)
+
+
+def get(metric: str | Metric) -> Metric:
+    """Returns the metric that a name stands for, or the metric itself.
+
+    Args:
+        metric: One of `NAMES`, or a `Metric` object.
+
+    Returns:
+        A metric.
+
+    Raises:
+        ValueError: If there is no such metric.
+
+    Example:
+    >>> get("relative")
+    Relative(floor=1e-12)
+    """
+    if isinstance(metric, Metric):
+        return metric
+    validation.require(
+        isinstance(metric, str) and metric in _BY_NAME,
+        "metric",
+        f"a `Metric` or one of {sorted(_BY_NAME)}",
+        repr(metric),
+    )
+    return _BY_NAME[metric]()

@@ -1,0 +1,237 @@
+"""Everything that this package uses of Keras and that Keras does not promise.
+
+Each entry says why there is no public way. `tests/test_keras_private.py` has a
+canary for each, which fails first when a new Keras has changed one:
+`python -m pytest tests/test_keras_private.py` against the newest Keras.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def layers_within(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns a model and all layers within it, at any depth.
+
+    `model.layers` holds the outermost ones only.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The model first, then its layers.
+    """
+    return list(model._flatten_layers())
+
+
+def loss_tracker(model: keras.Model) -> Any:
+    """Returns the metric that shows the loss of a compiled model.
+
+    Looking for the name "loss" among `metrics` finds none in models that define
+    that property.
+
+    Args:
+        model: A compiled model.
+
+    Returns:
+        A `keras.metrics.Mean`.
+    """
+    return model._loss_tracker
+
+
+def build_on_symbols(model: keras.Model, batch: Any) -> None:
+    """Creates the variables of model, loss, metrics and optimizer.
+
+    Keras does so before it traces a step, but from a batch that it draws, which
+    here would be a group of mini-batches, or state of the user's generator.
+
+    Args:
+        model: A compiled model.
+        batch: `(x, y, sample_weight)` of symbolic tensors.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def moving_average(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Returns the variables that average the weights, for `SwapEMAWeights`.
+
+    That callback looks for them under this name on the compiled optimizer.
+
+    Args:
+        optimizer: The optimizer that averages.
+
+    Returns:
+        One variable for each weight; Keras has none before `build`.
+    """
+    return optimizer._model_variables_moving_average
+
+
+class Updates(keras.StatelessScope):
+    """A scope in which assignments are remembered and not made.
+
+    Keras's own scope tells the new value of a variable that one has, but not
+    which variables have one.
+
+    Args:
+        values: Pairs of a variable and its value within the scope. Others have
+            the value that they have outside.
+    """
+
+    def __init__(self, values: Sequence[tuple[Any, Any]] = ()) -> None:
+        super().__init__(list(values), collect_losses=True)
+        self._assigned: dict[int, keras.Variable] = {}
+
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        """Remembers an assignment; Keras's variables call it.
+
+        Args:
+            update: The variable and its new value.
+        """
+        self._assigned[id(update[0])] = update[0]
+        super().add_update(update)
+
+    def items(self) -> list[tuple[keras.Variable, Any]]:
+        """Returns each variable that was assigned, with its last value."""
+        variables = self._assigned.values()
+        return [(v, self.get_current_value(v)) for v in variables]
+
+    def value(self, variable: keras.Variable) -> Any:
+        """Returns the value of a variable that is in the scope.
+
+        Args:
+            variable: One of `values`, or one that was assigned.
+
+        Returns:
+            A tensor.
+        """
+        return self.get_current_value(variable)
+
+
+# `keras.optimizers.Optimizer` is the class of the backend on top of the one
+# that knows of none. The methods of the former write variables of TensorFlow
+# past the scope, and sum gradients over replicas.
+_BACKEND: Any = keras.optimizers.Optimizer.__mro__[1]
+_NEUTRAL: Any = next(
+    c for c in _BACKEND.__mro__ if c.__name__ == "BaseOptimizer"
+)
+
+
+class _Scoped(_BACKEND):
+    """The backend's class with the methods of the neutral one instead.
+
+    As a subclass of the backend's it comes directly before that in the order
+    of methods, after those of the optimizer at hand.
+    """
+
+    assign = _NEUTRAL.assign
+    assign_add = _NEUTRAL.assign_add
+    assign_sub = _NEUTRAL.assign_sub
+    _apply_weight_decay = _NEUTRAL._apply_weight_decay
+    _backend_update_step = _NEUTRAL._backend_update_step
+
+    def _var_key(self, variable: Any) -> Any:
+        # Within a scope `variable.value` is a tensor.
+        return super()._var_key(getattr(variable, "_value", variable))
+
+    def _backend_apply_gradients(self, grads: Any, variables: Any) -> None:
+        # Branches of a condition cannot assign within a scope: both are taken,
+        # and one is chosen.
+        every = self.ema_overwrite_frequency
+        self.ema_overwrite_frequency = None
+        try:
+            super()._backend_apply_gradients(grads, variables)
+        finally:
+            self.ema_overwrite_frequency = every
+        if self.use_ema and every:
+            due = (self.iterations + 1) % every == 0
+            for variable, average in zip(
+                self._trainable_variables,
+                self._model_variables_moving_average,
+                strict=True,
+            ):
+                variable.assign(tf.where(due, average, variable))
+
+
+@functools.cache
+def _scoped_class(cls: type) -> type:
+    return type(cls.__name__, (cls, _Scoped), {})
+
+
+@contextlib.contextmanager
+def _scoped(optimizer: Any) -> Iterator[None]:
+    """Lets an optimizer assign Keras's variables, as on other backends."""
+    cls = type(optimizer)
+    object.__setattr__(optimizer, "__class__", _scoped_class(cls))
+    try:
+        yield
+    finally:
+        object.__setattr__(optimizer, "__class__", cls)
+
+
+def step_of_rule(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    variables: Sequence[keras.Variable],
+    values: Sequence[tuple[keras.Variable, Any]] = (),
+) -> list[tuple[keras.Variable, Any]]:
+    """Returns what a Keras optimizer's step would assign, and assigns nothing.
+
+    `stateless_apply` raises on TensorFlow, whose `apply` writes variables of
+    TensorFlow directly and sums the gradients over all replicas once more.
+
+    Args:
+        optimizer: A built optimizer, not a `LossScaleOptimizer`.
+        gradients: One tensor per variable, or `None` in its place.
+        variables: The variables that it was built for.
+        values: Values that stand in for those of variables, its own included.
+
+    Returns:
+        Each variable that changes with its new value, a tensor.
+    """
+    steps = optimizer.gradient_accumulation_steps
+    if steps:
+        return _accumulated_step(
+            optimizer, gradients, variables, values, int(steps)
+        )
+    with Updates(values) as updates, _scoped(optimizer):
+        optimizer.apply(gradients, variables)
+    return updates.items()
+
+
+def _accumulated_step(
+    optimizer: Any,
+    gradients: Sequence[Any],
+    variables: Sequence[keras.Variable],
+    values: Sequence[tuple[keras.Variable, Any]],
+    steps: int,
+) -> list[tuple[keras.Variable, Any]]:
+    """Returns the step of an optimizer that accumulates gradients."""
+    sums = optimizer._accumulated_gradients
+    with Updates(values):
+        due = (optimizer.iterations + 1) % steps == 0
+        totals = [
+            None if g is None else g + s
+            for g, s in zip(gradients, sums, strict=True)
+        ]
+    means = [None if t is None else t / steps for t in totals]
+    optimizer.gradient_accumulation_steps = None
+    try:
+        taken = step_of_rule(optimizer, means, variables, values)
+    finally:
+        optimizer.gradient_accumulation_steps = steps
+    iterations = optimizer.iterations
+    with Updates(values):
+        chosen = [
+            (v, value if v is iterations else tf.where(due, value, v))
+            for v, value in taken
+        ]
+        return chosen + [
+            (s, tf.where(due, tf.zeros_like(t), t))
+            for s, t in zip(sums, totals, strict=True)
+            if t is not None
+        ]
