@@ -134,9 +134,22 @@ class _Scoped(_BACKEND):
     _apply_weight_decay = _NEUTRAL._apply_weight_decay
     _backend_update_step = _NEUTRAL._backend_update_step
 
+    # Keras knows variables by those of TensorFlow that are within, which a scope
+    # hides behind tensors.
     def _var_key(self, variable: Any) -> Any:
-        # Within a scope `variable.value` is a tensor.
-        return super()._var_key(getattr(variable, "_value", variable))
+        return super()._var_key(variable._value)
+
+    def _check_variables_are_known(self, variables: Any) -> None:
+        for variable in variables:
+            self._get_variable_index(variable)
+
+    def _get_variable_index(self, variable: Any) -> int:
+        indices = (
+            i
+            for i, known in enumerate(self._trainable_variables)
+            if known is variable
+        )
+        return next(indices)
 
     def _backend_apply_gradients(self, grads: Any, variables: Any) -> None:
         # Branches of a condition cannot assign within a scope: both are taken,

@@ -11,6 +11,7 @@ from entropy_keras import guard
 from entropy_keras import keras_private
 from entropy_keras import multi_gradient
 from entropy_keras import passes
+from entropy_keras import replicas
 from entropy_keras import twins
 from entropy_keras import update
 from entropy_keras import validation
@@ -288,4 +289,6 @@ class EntropyModel(keras.Model):
             synchronized=optimizer.chains == "synchronized",
             jit_compile=self._jit_argument is not False,
         )
-        return update.make(self, optimizer, gradient_at)
+        change = update.compute(self, optimizer, gradient_at)
+        replicas.write(change.ok, change.changes, change.always)
+        return change.logs
