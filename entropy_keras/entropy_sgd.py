@@ -348,9 +348,7 @@ class _Measured(NamedTuple):
     num_measured: tf.Tensor
     sums: list[tf.Tensor]
 
-    def after(
-        self, measure: Callable[[], list[tf.Tensor]]
-    ) -> "_Measured":
+    def after(self, measure: Callable[[], list[tf.Tensor]]) -> "_Measured":
         """Returns the sums after an update, which it measures if it is due."""
         due = tf.equal(self.num_updates % PERIOD, 0.0)
         zeros = [tf.zeros([])] * len(self.sums)

@@ -1,7 +1,5 @@
 """Bad input: an error that names the argument, its value and the cure."""
 
-import subprocess
-import sys
 
 import keras
 import numpy as np
