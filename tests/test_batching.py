@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 import entropy_keras
 from entropy_keras import batching
+from entropy_keras import joining
 
 
 @pytest.mark.parametrize(
@@ -278,27 +280,25 @@ def test_weights_of_samples_and_classes_reach_their_minibatch():
     assert float(unweighted.get_weights()[0]) < 1.0
 
 
-def test_generator_groups_keep_an_absent_sample_weight():
-    def triples():
-        for x, y in batches():
-            yield x, y, None
-
-    group = next(iter(batching._group_batches(triples(), 3, True)))
-    assert group[0].shape == (6, 1)
-    assert group[2] is None
+def test_joined_batches_keep_an_absent_part():
+    batches = [((np.ones([2, 1]), None), np.ones([2]), None)] * 3
+    (one, other), y = joining.Joining(batches, 3).join(batches)
+    assert one.shape == (6, 1)
+    assert other is None
+    assert y.shape == (6,)
 
 
-def test_generator_groups_of_sparse_and_ragged_tensors():
-    def pairs():
-        for _ in range(2):
-            yield (
-                tf.sparse.from_dense([[0, 1], [2, 0]]),
-                tf.ragged.constant([[1], [2, 2]]),
-            )
-
-    sparse, ragged = next(iter(batching._group_batches(pairs(), 2, True)))
-    assert tf.sparse.to_dense(sparse).numpy().tolist() == [[0, 1], [2, 0]] * 2
-    assert ragged.to_list() == [[1], [2, 2]] * 2
+def test_joined_batches_of_sparse_and_ragged_tensors():
+    dense = np.array([[0, 1], [2, 0]])
+    batch = (
+        tf.sparse.from_dense(dense),
+        tf.ragged.constant([[1], [2, 2]]),
+        scipy.sparse.csr_matrix(dense),
+    )
+    group = joining.Joining([batch, batch], 2).join([batch, batch])
+    assert tf.sparse.to_dense(group[0]).numpy().tolist() == [[0, 1], [2, 0]] * 2
+    assert group[1].to_list() == [[1], [2, 2]] * 2
+    assert group[2].toarray().tolist() == [[0, 1], [2, 0]] * 2
 
 
 def test_validation_split_trains_on_the_first_part():
