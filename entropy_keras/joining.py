@@ -67,8 +67,6 @@ class Joining:
                 ]
                 specs = (*specs[:2], tf.TensorSpec([None]))
             return packing.pack_batches(batches, specs)
-        if len(batches) == 1:
-            return batches[0]
         for batch in batches:
             validation.require(
                 len(_sizes(batch)) < 2,
@@ -77,6 +75,8 @@ class Joining:
                 "each batch, or do not in the first ones",
                 _sizes(batch),
             )
+        if len(batches) == 1:
+            return batches[0]
         return tf.nest.map_structure(_concatenated, *batches)
 
 

@@ -64,7 +64,8 @@ def differ(specs: Any) -> bool:
         specs: Structure of the `tf.TypeSpec` of a batch.
 
     Returns:
-        Whether more than the size of a batch is unknown.
+        Whether more than the size of a batch is unknown, or its tensors are
+        known to have different numbers of rows.
 
     Example:
     >>> differ((tf.TensorSpec([None, 3]), tf.TensorSpec([None])))
@@ -72,14 +73,20 @@ def differ(specs: Any) -> bool:
     >>> differ((tf.TensorSpec([None, None]), tf.TensorSpec([None])))
     True
     """
-    return not all(map(_is_joinable, tf.nest.flatten(specs)))
+    leaves = tf.nest.flatten(specs)
+    sizes = {spec.shape[0] for spec in leaves if _has_rows(spec)} - {None}
+    return len(sizes) > 1 or not all(map(_is_joinable, leaves))
+
+
+def _has_rows(spec: tf.TypeSpec) -> bool:
+    return bool(getattr(spec, "shape", None) and spec.shape.rank)
 
 
 def _is_joinable(spec: tf.TypeSpec) -> bool:
     if isinstance(spec, tf.RaggedTensorSpec):
         return spec.shape[spec.ragged_rank + 1 :].is_fully_defined()
     if isinstance(spec, tf.TensorSpec | tf.SparseTensorSpec):
-        return bool(spec.shape.rank) and spec.shape[1:].is_fully_defined()
+        return _has_rows(spec) and spec.shape[1:].is_fully_defined()
     return True
 
 
@@ -109,15 +116,25 @@ def pack_dataset(
         ]
         return tf.nest.pack_sequence_as(specs, packed)
 
-    def flatten(*group: Any) -> Any:
-        leaves = [
-            leaf.flat_values if isinstance(leaf, tf.RaggedTensor) else leaf
-            for leaf in tf.nest.flatten(group)
-        ]
-        return tf.nest.pack_sequence_as(packed.element_spec, leaves)
+    def concatenate(*group: Any) -> Any:
+        structure = packed.element_spec
+        return keras.tree.traverse(
+            lambda node: (
+                node._replace(values=_all_values(node.values))
+                if isinstance(node, Packed)
+                else None
+            ),
+            tf.nest.pack_sequence_as(structure, tf.nest.flatten(group)),
+        )
 
     packed = dataset.map(pack)
-    return packed.ragged_batch(num_minibatches).map(flatten)
+    return packed.ragged_batch(num_minibatches).map(concatenate)
+
+
+def _all_values(rows: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+    if isinstance(rows, tf.RaggedTensor):
+        return rows.flat_values
+    return tf.reshape(rows, [-1])
 
 
 def pack_batches(batches: Sequence[Any], specs: Any) -> Any:

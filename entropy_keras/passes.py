@@ -99,7 +99,10 @@ def build(model: keras.Model, batch: Any) -> None:
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
     model(
         tf.nest.map_structure(
-            lambda t: keras.KerasTensor(t.shape, t.dtype.name), x
+            lambda t: (
+                None if t is None else keras.KerasTensor(t.shape, t.dtype.name)
+            ),
+            x,
         )
     )
 
