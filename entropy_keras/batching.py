@@ -212,6 +212,8 @@ def symbolic_batch(arguments: dict[str, Any]) -> Any:
     x = arguments["x"]
     if isinstance(x, tf.data.Dataset):
         specs = packing.unpack_specs(x.element_spec)
+    elif isinstance(x, joining.GroupedPyDataset):
+        specs = x.joining.specs
     else:
         names = ("x", "y", "sample_weight")
         specs = tuple(arguments.get(name) for name in names)

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import scipy.sparse
 import tensorflow as tf
 
 from entropy_keras import class_weights
@@ -218,5 +217,7 @@ def _concatenated(*parts: Any) -> Any:
     if tf.is_tensor(first):
         return tf.concat(parts, 0)
     if hasattr(first, "tocoo"):
+        import scipy.sparse  # which is there: the parts are of it
+
         return scipy.sparse.vstack(parts)
     return np.concatenate(parts)

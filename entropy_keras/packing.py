@@ -173,7 +173,7 @@ def _pack_leaf(
     )
     if isinstance(spec, tf.SparseTensorSpec):
         rank = spec.shape.rank
-        parts = [_sparse_parts(tensor) for tensor in tensors]
+        parts = [sparse_parts(tensor) for tensor in tensors]
         indices, values, shapes = zip(*parts, strict=True)
         return PackedSparse(
             (
@@ -193,8 +193,19 @@ def _pack_leaf(
     return pack(tensors, spec.shape)
 
 
-def _sparse_parts(tensor: Any) -> tuple[Any, Any, Any]:
-    """Returns indices, values and shape of a TensorFlow or SciPy tensor."""
+def sparse_parts(tensor: Any) -> tuple[Any, Any, Any]:
+    """Returns what makes up a sparse tensor.
+
+    Args:
+        tensor: One of TensorFlow or SciPy.
+
+    Returns:
+        Its indices, values and dense shape.
+
+    Example:
+    >>> [part.numpy().tolist() for part in sparse_parts(tf.sparse.eye(2))]
+    [[[0, 0], [1, 1]], [1.0, 1.0], [2, 2]]
+    """
     if isinstance(tensor, tf.SparseTensor):
         return tensor.indices, tensor.values, tensor.dense_shape
     entries = tensor.tocoo()
