@@ -84,6 +84,10 @@ def run(
         None if g is None else tf.convert_to_tensor(g)
         for g in tape.gradient(scaled_loss, list(position))
     ]
+    for gradient, value in zip(gradients, position, strict=True):
+        if gradient is not None:
+            # Lost where data do not tell theirs; the loop of the chain asks.
+            gradient.set_shape(value.shape)
     if isinstance(model.optimizer, LossScaleOptimizer):
         gradients = scaled(gradients, 1.0 / loss_scale(model.optimizer))
     return Pass(gradients, loss, predictions, scope)
