@@ -216,19 +216,19 @@ class EntropyModel(keras.Model):
             The history of the training.
 
         Raises:
-            ValueError: If the data are empty or lack the labels that the
-                compiled loss needs.
+            ValueError: If the data are empty or lack labels for the loss.
         """
         bound = inspect.signature(super().fit).bind(
             x, y, batch_size, *args, **kwargs
         )
         optimizer = self._multi_gradient() if self.compiled else None
         if optimizer is not None:
-            batching.group_fit_arguments(
+            if batching.group_fit_arguments(
                 bound.arguments,
                 optimizer.minibatches_per_update,
                 needs_labels=self.loss is not None,
-            )
+            ):
+                compilation.avoid(self, self._jit_argument)
             self._build_for(bound.arguments)
             bound.arguments["callbacks"] = guard.add_to(
                 bound.arguments.get("callbacks"), optimizer

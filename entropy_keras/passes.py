@@ -90,6 +90,10 @@ def run(
         None if g is None else tf.convert_to_tensor(g)
         for g in tape.gradient(scaled_loss, list(position))
     ]
+    for gradient, value in zip(gradients, position, strict=True):
+        if gradient is not None:
+            # Lost where data do not tell theirs; the loop of the chain asks.
+            gradient.set_shape(value.shape)
     if isinstance(model.optimizer, LossScaleOptimizer):
         factor = 1.0 / model.optimizer.scale_loss(tf.constant(1.0))
         gradients = [None if g is None else g * factor for g in gradients]
