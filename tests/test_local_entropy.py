@@ -472,14 +472,41 @@ def test_gradients_are_those_of_the_closed_forms(estimator):
     assert 0.6 < np.sqrt(np.mean(scores**2)) < 1.5
 
 
-def test_gradients_of_chains_that_fail_come_with_a_warning():
-    model, data, loss = one_weight(double_well, 0.5)
-    with pytest.warns(UserWarning, match="unreliable: step size times curv"):
+@pytest.mark.parametrize(
+    ("loss", "options", "reason"),
+    [
+        (double_well, {"num_steps": 30, "step_size": 1.0}, "step size times"),
+        # The pull does not hold them: they grow by a part each step, far from
+        # overflow. Without ranks the last few steps hide all that was before.
+        (lambda x: -(x**2), {"scope": 1.9}, "split R-hat"),
+        (lambda x: -(x**2), {"scope": 1.5, "num_steps": 300}, "split R-hat"),
+        (lambda x: -(x**4), {}, "the loss is not finite"),
+        (lambda x: x**2, {"step_size": 9.0}, "the loss is not finite"),
+    ],
+)
+@pytest.mark.parametrize("estimator", ["mean_gradient", "displacement"])
+def test_gradients_of_chains_that_fail_are_withheld(
+    loss, options, reason, estimator
+):
+    model, data, loss = one_weight(loss, 0.5)
+    with pytest.warns(UserWarning, match=f"is withheld: .*{reason}"):
         found = landscape.local_entropy_gradient(
-            model, data, 1.0, loss=loss, num_steps=30, step_size=1.0
+            model,
+            data,
+            **{"scope": 1.0, "loss": loss, "estimator": estimator} | options,
         )
     assert not found.converged
-    assert np.isfinite(found.gradient).all()
+    assert np.isnan(found.gradient).all()
+    assert np.isnan(found.standard_error).all()
+    assert reason in found.reason
+
+
+def test_chains_that_grow_exponentially_have_not_mixed():
+    rng = np.random.default_rng(0)
+    growth = 1.1 ** np.arange(400)[:, None, None]
+    losses = -growth * (1.0 + rng.random([400, 8, 1]))
+    (fault,) = diagnose(losses, np.zeros(1)).faults
+    assert "split R-hat" in fault
 
 
 @pytest.mark.parametrize(

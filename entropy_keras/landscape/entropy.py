@@ -195,12 +195,13 @@ class EntropyGradientEstimate:
 
     Attributes:
         gradient: Of shape `[n]`, in the order of `model.trainable_variables`,
-            each flattened.
-        standard_error: Of each entry, from the spread between chains.
+            each flattened; NaN where it is withheld.
+        standard_error: Of each entry, from the spread between chains; NaN
+            where it is withheld.
         effective_sample_size: Independent samples that the losses of the
             chains are worth.
         r_hat: Their split R-hat, near 1 where chains agree.
-        reason: Why not to trust the gradient; empty if nothing is wrong.
+        reason: Why the gradient is withheld; empty if it is not.
 
     Example:
     >>> from entropy_keras import landscape
@@ -219,7 +220,7 @@ class EntropyGradientEstimate:
 
     @property
     def converged(self) -> bool:
-        """Whether nothing speaks against the gradient."""
+        """Whether there is a gradient."""
         return not self.reason
 
 
@@ -261,8 +262,8 @@ def local_entropy_gradient(
         **options: `batch_size` and `training`.
 
     Returns:
-        The gradient, in units of the loss per weight. Where chains fail it
-        comes with a warning and the reason.
+        The gradient, in units of the loss per weight. It is withheld, with a
+        warning and the reason, where `local_entropy` would withhold its value.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -296,11 +297,16 @@ def local_entropy_gradient(
     )
     found = diagnose(samples.losses, steps * curvature)
     (reason,) = found.faults
+    gradient = of_chains.mean(0)
+    error = of_chains.std(0, ddof=1) / np.sqrt(num_chains)
+    if not reason and not np.isfinite([gradient, error]).all():
+        reason = "the gradient is not finite"
     if reason:
-        warnings.warn(f"The gradient is unreliable: {reason}", stacklevel=2)
+        warnings.warn(f"The gradient is withheld: {reason}", stacklevel=2)
+        gradient, error = np.full([2, len(gradient)], np.nan)
     return EntropyGradientEstimate(
-        of_chains.mean(0),
-        of_chains.std(0, ddof=1) / np.sqrt(num_chains),
+        gradient,
+        error,
         float(found.effective_sample_size[0]),
         float(found.r_hat[0]),
         reason,
