@@ -8,17 +8,30 @@ import numpy as np
 
 from entropy_keras.landscape.chains import Chains
 from entropy_keras.landscape.entropy_estimators import LocalEntropyEstimate
+from entropy_keras.landscape.entropy_estimators import importance
 from entropy_keras.landscape.entropy_estimators import integrate_coupling
 from entropy_keras.landscape.entropy_estimators import laplace
 from entropy_keras.landscape.entropy_estimators import monte_carlo
+from entropy_keras.landscape.gaussian import excess_losses
+from entropy_keras.landscape.gaussian import fit
+from entropy_keras.landscape.lanczos import runs
 from entropy_keras.landscape.mixing import diagnose
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.plan import Plan
+from entropy_keras.landscape.products import operator
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import is_number
 from entropy_keras.validation import require
 
-METHODS = ("auto", "thermodynamic_integration", "monte_carlo", "laplace")
+METHODS = (
+    "auto",
+    "monte_carlo",
+    "importance_sampling",
+    "thermodynamic_integration",
+    "laplace",
+)
+# To find the directions of large curvature, of which networks have few.
+_LANCZOS_STEPS = 100
 ESTIMATORS = ("displacement", "mean_gradient")
 
 
@@ -62,16 +75,18 @@ def local_entropy(
         temperature: Temperature T, positive, in units of the loss. Since that
             is a mean, the posterior of N samples has 1 / N.
         loss: The loss; `None` for the compiled one.
-        method: `"thermodynamic_integration"` over the coupling, with Langevin
-            chains; `"monte_carlo"`: the mean of the formula above over
-            independent draws; `"laplace"`: the closed form of the quadratic
+        method: `"monte_carlo"`: the mean of the formula above over independent
+            draws; `"importance_sampling"`: over those of the Gaussian that the
+            loss looks like along the directions of large curvature, of which
+            far more count; `"thermodynamic_integration"` over the coupling,
+            with Langevin chains; `"laplace"`: the closed form of the quadratic
             with the gradient and Hessian of the loss at x, off several-fold for
             a network where the loss is not quadratic to that distance;
-            `"auto"`: the second where its effective sample size exceeds a
-            tenth of the draws and all data are used, else the first.
+            `"auto"`: the first of these whose effective sample size exceeds a
+            tenth of the draws, else the third, as with minibatches.
         num_chains: Chains at each coupling, at least 2.
         num_steps: Steps of each chain, at least 12; the first third does not
-            count. Monte Carlo makes `num_chains * num_steps` draws.
+            count. Independent draws are `num_chains * num_steps`.
         num_nodes: Couplings, at least 2, besides 0 and 1.
         step_size: Step size of the chains; `None` to choose it for each
             coupling by the largest curvature at x and at a random draw.
@@ -87,7 +102,7 @@ def local_entropy(
         if chains or draws diverge, if split R-hat exceeds 1.2 or the effective
         sample size falls short of 50 at any coupling, if the given step size
         times the largest curvature reaches 1 (chains do not see such valleys),
-        or if fewer than a tenth of Monte Carlo's draws count.
+        or if fewer than a tenth of independent draws count.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -169,14 +184,18 @@ def estimate_local_entropy(
             f"at most {smallest:.6g}, a loss that occurs",
             minimum_loss,
         )
+    biased = chains.minibatch_size is not None
     if method == "laplace":
         found = laplace(chains, draws, plan, minimum_loss)
+    elif method == "thermodynamic_integration" or (method == "auto" and biased):
+        found = integrate_coupling(chains, draws, plan, num_nodes, minimum_loss)
+    elif method == "importance_sampling":
+        found = _importance(chains, plan, minimum_loss)
     else:
         found = monte_carlo(draws, plan, minimum_loss)
-        biased = chains.minibatch_size is not None
-        if method == "thermodynamic_integration" or (
-            method == "auto" and (biased or found.reason)
-        ):
+        if method == "auto" and found.reason:
+            found = _importance(chains, plan, minimum_loss)
+        if method == "auto" and found.reason:
             found = integrate_coupling(
                 chains, draws, plan, num_nodes, minimum_loss
             )
@@ -187,6 +206,17 @@ def estimate_local_entropy(
             stacklevel=3,
         )
     return found
+
+
+def _importance(
+    chains: Chains, plan: Plan, minimum_loss: float
+) -> LocalEntropyEstimate:
+    objective = chains.objective
+    hessian = operator(objective, chains.hessian_product)
+    (run,) = runs(hessian, _LANCZOS_STEPS, 1, plan.seed)
+    law = fit(objective, run, plan)
+    losses = excess_losses(objective, law, plan.num_chains * plan.num_steps)
+    return importance(losses, plan, minimum_loss)
 
 
 @dataclasses.dataclass(frozen=True)

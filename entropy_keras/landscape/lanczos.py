@@ -1,5 +1,7 @@
 """Lanczos iterations: the density and both ends of an operator's spectrum."""
 
+from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,21 +52,54 @@ def density(
         ValueError: If a count is out of its range.
     """
     check_counts(num_steps, num_probes)
+    return quadrature(runs(operator, num_steps, num_probes, seed), num_steps)
+
+
+def runs(
+    operator: LinearOperator, num_steps: int, num_probes: int, seed: int
+) -> Iterator["Lanczos"]:
+    """Yields runs from random signs, one after another.
+
+    Args:
+        operator: Symmetric.
+        num_steps: Steps of each; there is room for as many again.
+        num_probes: How many.
+        seed: Seed of the signs.
+
+    Yields:
+        A run that has made its steps.
+    """
     (count, _) = operator.shape
     rng = np.random.default_rng(seed)
-    steps = min(num_steps, count)
-    nodes = np.zeros((num_probes, steps))
-    weights = np.zeros((num_probes, steps))
-    for probe in range(num_probes):
-        run = Lanczos(operator, rng.choice([-1.0, 1.0], count), steps)
-        run.advance(steps)
-        values, vectors, _ = run.ritz()
+    for _ in range(num_probes):
+        start = rng.choice([-1.0, 1.0], count)
+        run = Lanczos(operator, start, min(2 * num_steps, count))
+        run.advance(min(num_steps, count))
+        yield run
+
+
+def quadrature(probes: Iterable["Lanczos"], num_steps: int) -> Spectrum:
+    """Returns the spectral density that runs from random signs have found.
+
+    Args:
+        probes: The runs.
+        num_steps: Steps of each that count.
+
+    Returns:
+        The density.
+    """
+    found = []
+    for run in probes:
+        values, rows, _ = run.ritz(num_steps)
+        count, dtype = run.dimension, run.dtype
         # A space that was exhausted early leaves nodes of no weight.
-        nodes[probe] = np.pad(values, (0, steps - len(values)), mode="edge")
-        weights[probe, : len(values)] = vectors[0] ** 2
-    resolution = (nodes.max() - nodes.min()) / steps**2
-    if steps == count:
-        resolution = np.finfo(operator.dtype).eps * np.abs(nodes).max()
+        rest = min(num_steps, count) - len(values)
+        weights = np.pad(rows[0] ** 2, (0, rest))
+        found.append((np.pad(values, (0, rest), mode="edge"), weights))
+    nodes, weights = np.stack(found, axis=1)
+    resolution = (nodes.max() - nodes.min()) / num_steps**2
+    if num_steps >= count:
+        resolution = np.finfo(dtype).eps * np.abs(nodes).max()
     return Spectrum(nodes, weights, count, float(resolution), "lanczos")
 
 
@@ -246,6 +281,8 @@ class Lanczos:
         beside: np.ndarray | None = None,
     ) -> None:
         self._operator = operator
+        self.dimension = len(start)
+        self.dtype = operator.dtype
         self._known = np.zeros([0, len(start)]) if beside is None else beside
         self._basis = np.zeros((max_steps + 1, len(start)))
         start = start - self._known.T @ (self._known @ start)
@@ -279,16 +316,19 @@ class Lanczos:
             if not exhausted:
                 self._basis[step + 1] = vector / self._beside[step]
 
-    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the Ritz values, their vectors, and bounds of the errors."""
+    def ritz(
+        self, steps: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the Ritz values, their vectors, and bounds of the errors.
+
+        Args:
+            steps: How many of the first steps count; `None` for all.
+        """
+        steps = min(steps or self.steps, self.steps)
         values, vectors = scipy.linalg.eigh_tridiagonal(
-            self._diagonal[: self.steps], self._beside[: self.steps - 1]
+            self._diagonal[:steps], self._beside[: steps - 1]
         )
-        return (
-            values,
-            vectors,
-            np.abs(self._beside[self.steps - 1] * vectors[-1]),
-        )
+        return values, vectors, np.abs(self._beside[steps - 1] * vectors[-1])
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Returns Ritz vectors as rows.
@@ -296,7 +336,7 @@ class Lanczos:
         Args:
             rows: Columns of what `ritz` returns.
         """
-        return rows.T @ self._basis[: self.steps]
+        return rows.T @ self._basis[: len(rows)]
 
     def distribution(self, point: float) -> tuple[float, float]:
         """Returns bounds of the spectrum's weight below a point."""
