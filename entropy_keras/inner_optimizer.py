@@ -94,6 +94,10 @@ class InnerOptimizer(samplers.Sampler):
             step_size,
         )
 
+    def copy_of_rule(self) -> keras.optimizers.Optimizer:
+        """Returns an unbuilt optimizer like the rule."""
+        return type(self.rule).from_config(self.rule.get_config())
+
     def _instance(
         self, like: Sequence[Any]
     ) -> tuple[Any, list[keras.Variable]]:
@@ -101,7 +105,7 @@ class InnerOptimizer(samplers.Sampler):
         key = tuple((tuple(t.shape), tf.as_dtype(t.dtype).name) for t in like)
         if key not in self._built:
             with tf.init_scope():
-                rule = type(self.rule).from_config(self.rule.get_config())
+                rule = self.copy_of_rule()
                 variables = [
                     keras.Variable(
                         tf.zeros(shape, dtype), dtype=dtype, name=f"weights_{i}"

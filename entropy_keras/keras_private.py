@@ -242,26 +242,29 @@ def _accumulated_step(
 ) -> list[tuple[keras.Variable, Any]]:
     """Returns the step of an optimizer that accumulates gradients."""
     sums = optimizer._accumulated_gradients
-    with Updates(values):
-        due = (optimizer.iterations + 1) % steps == 0
-        totals = [
-            None if g is None else g + s
-            for g, s in zip(gradients, sums, strict=True)
-        ]
-    means = [None if t is None else t / steps for t in totals]
     optimizer.gradient_accumulation_steps = None
     try:
-        taken = step_of_rule(optimizer, means, variables, values)
+        calls = optimizer.iterations  # else Keras divides it by the number
+        with Updates(values):
+            count = tf.convert_to_tensor(calls)
+            totals = [
+                None if g is None else g + s
+                for g, s in zip(gradients, sums, strict=True)
+            ]
+        means = [None if t is None else t / steps for t in totals]
+        taken = step_of_rule(
+            optimizer, means, variables, [*values, (calls, count // steps)]
+        )
     finally:
         optimizer.gradient_accumulation_steps = steps
-    iterations = optimizer.iterations
+    due = (count + 1) % steps == 0
     with Updates(values):
         chosen = [
-            (v, value if v is iterations else tf.where(due, value, v))
-            for v, value in taken
+            (v, tf.where(due, x, v)) for v, x in taken if v is not calls
         ]
-        return chosen + [
-            (s, tf.where(due, tf.zeros_like(t), t))
-            for s, t in zip(sums, totals, strict=True)
-            if t is not None
-        ]
+    rest = [
+        (s, tf.where(due, tf.zeros_like(t), t))
+        for s, t in zip(sums, totals, strict=True)
+        if t is not None
+    ]
+    return [*chosen, *rest, (calls, count + 1)]

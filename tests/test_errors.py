@@ -1,6 +1,5 @@
 """Bad input: an error that names the argument, its value and the cure."""
 
-
 import keras
 import numpy as np
 import pytest

@@ -4,6 +4,9 @@ Each one of `MODELS` is trained in two ways: with the inner loop, where it has
 to learn, and without, where it has to be what plain SGD makes of it.
 """
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -455,3 +458,181 @@ def test_an_application_trains_and_is_exported(
     np.testing.assert_allclose(
         served.serve(x), model(x, training=False), atol=1e-5
     )
+
+
+class OwnMetrics(entropy_keras.EntropyModel):
+    """Has a `metrics` property without a tracker that is called loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1)
+        self.total = keras.metrics.Mean(name="total")
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    @property
+    def metrics(self):
+        return [self.total]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.total.update_state(tf.reduce_sum(y))
+        return {"total": self.total.result()}
+
+
+def test_a_model_may_have_metrics_of_its_own():
+    model = OwnMetrics()
+    model.compile(entropy_sgd(), loss="mse")
+    x, y = X.reshape(len(X), -1), np.ones([len(X), 1])
+    history = model.fit(x, y, batch_size=BATCH, verbose=0).history
+    np.testing.assert_allclose(history["total"], [BATCH])
+
+
+@keras.saving.register_keras_serializable(package="test_models_of_users")
+class Doubled(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
+def test_a_subclass_of_sequential_keeps_its_call():
+    plain = Doubled([keras.Input([3]), layers.Dense(1)])
+    x = np.ones([4, 3], "float32")
+    expected = plain(x).numpy()
+    model = entropy_keras.EntropyModel.from_model(plain)
+    np.testing.assert_array_equal(model(x).numpy(), expected)
+    model.compile(entropy_sgd(), loss="mse")
+    model.fit(x, expected, batch_size=2, verbose=0)
+    np.testing.assert_allclose(model(x), 2 * model.layers[0](x), rtol=1e-6)
+
+
+class Auxiliary(keras.Model):
+    """Has a head that only training knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = layers.Dense(4, "relu")
+        self.head, self.other = layers.Dense(1), layers.Dense(1)
+
+    def call(self, inputs, training=False):
+        hidden = self.hidden(inputs)
+        if training:
+            self.add_loss(tf.reduce_mean(self.other(hidden) ** 2))
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("form", ["arrays", "dataset", "batches"])
+def test_a_layer_that_only_training_uses_is_trained(form):
+    x = np.random.default_rng(0).normal(size=[40, 3]).astype("float32")
+    y = x[:, :1].copy()
+    results = []
+    for entropic in (False, True):
+        keras.utils.set_random_seed(1)
+        model = Auxiliary()
+        optimizer = keras.optimizers.SGD(0.1)
+        if entropic:
+            model = entropy_keras.EntropyModel.from_model(model)
+            optimizer = entropy_keras.EntropySGD(
+                0.1, num_langevin_steps=0, data_weight=1.0
+            )
+        model.compile(optimizer, loss="mse")
+        if form == "batches":
+            for start in range(0, 40, 4):
+                model.train_on_batch(x[start : start + 4], y[start : start + 4])
+        else:
+            data = {"x": x, "y": y, "batch_size": 4}
+            if form == "dataset":
+                rows = tf.data.Dataset.from_tensor_slices((x, y))
+                data = {"x": rows.batch(4)}
+            model.fit(**data, shuffle=False, verbose=0)
+        results.append(model.get_weights())
+    assert len(results[0]) == 6
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="test_models_of_users")
+class Child(entropy_keras.EntropyModel):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense = layers.Dense(1)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+@keras.saving.register_keras_serializable(package="test_models_of_users")
+class Stranger(keras.Model):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense = layers.Dense(1)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+@pytest.mark.parametrize("copied", ["pickle", "deepcopy"])
+@pytest.mark.parametrize("kind", ["functional", "child", "extended"])
+def test_a_copy_goes_on_as_the_model_does(kind, copied):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input([3])
+    model = {
+        "functional": lambda: entropy_keras.EntropyModel(
+            inputs, layers.Dense(1)(inputs)
+        ),
+        "child": Child,
+        "extended": lambda: entropy_keras.EntropyModel.from_model(Stranger()),
+    }[kind]()
+    x = np.random.default_rng(0).normal(size=[20, 3]).astype("float32")
+    model.compile(entropy_sgd(), loss="mse")
+    arguments = {"batch_size": 2, "shuffle": False, "verbose": 0}
+    model.fit(x, x[:, :1], **arguments)
+    if copied == "pickle":
+        copy_of_it = pickle.loads(pickle.dumps(model))
+    else:
+        copy_of_it = copy.deepcopy(model)
+    assert isinstance(copy_of_it, entropy_keras.EntropyModel)
+    for one in (model, copy_of_it):
+        one.fit(x, x[:, :1], **arguments)
+    for a, b in zip(model.get_weights(), copy_of_it.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class OwnLoss(Child):
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        return tf.reduce_mean((y - y_pred) ** 2)
+
+
+@pytest.mark.filterwarnings("ignore:`build")
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.parametrize("form", ["own_loss", "generator"])
+def test_a_subclass_that_build_alone_has_built_trains(form):
+    x = np.ones([20, 3], "float32")
+    model = OwnLoss() if form == "own_loss" else Child()
+    model.build((None, 3))
+    if form == "own_loss":
+        model.compile(entropy_sgd())
+        model.fit(x, x[:, :1], batch_size=2, verbose=0)
+    else:
+        model.compile(entropy_sgd(), loss="mse")
+        batches = ((x[i : i + 2], x[i : i + 2, :1]) for i in range(0, 20, 2))
+        model.fit(batches, steps_per_epoch=2, verbose=0)
+    assert int(model.optimizer.iterations) > 0
+
+
+def test_half_precision_alone_trains():
+    before = keras.config.floatx()
+    keras.config.set_floatx("float16")
+    try:
+        inputs = keras.Input([6], dtype="float16")
+        hidden = layers.Dense(3000, "relu", dtype="float16")(inputs)
+        outputs = layers.Dense(1, dtype="float16")(hidden)
+        model = entropy_keras.EntropyModel(inputs, outputs)
+        model.compile(entropy_sgd(langevin_learning_rate=1e-3), loss="mse")
+        x = np.random.default_rng(0).normal(size=[20, 6]).astype("float16")
+        # A guard that sums in half precision overflows on 18,000 weights.
+        model.fit(x, x[:, :1], batch_size=2, verbose=0)
+    finally:
+        keras.config.set_floatx(before)
+    assert {v.dtype for v in model.trainable_variables} == {"float16"}
