@@ -57,7 +57,8 @@ def split(group: Any, num_minibatches: int) -> Callable[[tf.Tensor], Any]:
     )
 
     def minibatch(index: tf.Tensor) -> Any:
-        start = index * minibatch_size % size
+        # A replica may have got none of the rows of a short last group.
+        start = index * minibatch_size % tf.maximum(size, 1)
         return tf.nest.map_structure(
             lambda tensor: (
                 None

@@ -40,9 +40,10 @@ class Unset:
 UNSET = Unset()
 
 
-def _field(default: Any, flag: str = "") -> Any:
+def _field(default: Any, flag: str = "", choices: tuple[str, ...] = ()) -> Any:
     """Returns a field with the sentence of help of its flag, if it has one."""
-    return dataclasses.field(default=default, metadata={"flag": flag})
+    metadata = {"flag": flag, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,8 @@ class HyperParameters:
     temperature: Any = _field(5e-9, "Temperature of the noise; 0 for none.")
     averaging_rate: Any = _field(
         UNSET,
-        "Weight of the new sample in the running mean; 0 for the plain mean.",
+        "Weight of the new sample in the running mean, 0.75 unless told; 0 for "
+        "the plain mean.",
     )
     data_weight: float = _field(
         0.0, "Weight of the gradient of the loss itself."
@@ -73,17 +75,21 @@ class HyperParameters:
         False, "Whether the scope multiplies the displacement."
     )
     estimator: Any = _field(
-        "displacement", "What the inner loop is turned into."
+        "displacement", "What the inner loop is turned into.", estimators.NAMES
     )
-    sampler: Any = _field("sgld", "Inner kinetics.")
-    start: str = _field("anchor", "Where the inner loop starts.")
+    sampler: Any = _field("sgld", "Inner kinetics.", samplers.NAMES)
+    start: str = _field("anchor", "Where the inner loop starts.", STARTS)
     share_batch: bool = _field(
         False, "Whether one mini-batch serves the whole update."
     )
-    seed: Any = _field(None, "Seed of everything random.")
-    diagnostics: bool = _field(False, "Whether to report the inner loop.")
+    seed: Any = _field(None)
+    diagnostics: bool = _field(
+        False, "Whether to report the inner loop beside the metrics."
+    )
     metric: Any = _field(
-        "identity", "What steps, scope and noise are measured in."
+        "identity",
+        "What steps, scope and noise are measured in.",
+        geometry.NAMES,
     )
 
     def __post_init__(self) -> None:

@@ -259,9 +259,7 @@ def _accumulated_step(
         optimizer.gradient_accumulation_steps = steps
     due = (count + 1) % steps == 0
     with Updates(values):
-        chosen = [
-            (v, tf.where(due, x, v)) for v, x in taken if v is not calls
-        ]
+        chosen = [(v, tf.where(due, x, v)) for v, x in taken if v is not calls]
     rest = [
         (s, tf.where(due, tf.zeros_like(t), t))
         for s, t in zip(sums, totals, strict=True)

@@ -126,12 +126,18 @@ class EntropyModel(keras.Model):
             **kwargs: Arguments of `keras.Model.compile`. With `EntropySGD`,
                 `jit_compile="auto"` also uses XLA without a GPU where that is
                 known to be faster; see `compilation.prefers_xla`.
+
+        Raises:
+            ValueError: If the optimizer cannot work under the strategy that
+                the model was made under.
         """
         super().compile(*args, **kwargs)
         bound = inspect.signature(super().compile).bind(*args, **kwargs)
         self._jit_argument = bound.arguments.get("jit_compile", "auto")
-        if self._multi_gradient() is not None and self._jit_argument == "auto":
-            compilation.choose(self)
+        if self._multi_gradient() is not None:
+            replicas.check(self, self._jit_argument)
+            if self._jit_argument == "auto":
+                compilation.choose(self)
         self._entrust_states()
 
     def __reduce__(self) -> Any:
@@ -261,10 +267,11 @@ class EntropyModel(keras.Model):
             for name in ("compute_loss", "compute_metrics")
         )
         symbolic = batching.symbolic_batch(arguments)
-        if symbolic is not None and not overridden:
-            passes.build(self, symbolic)
-            keras_private.build_on_symbols(self, symbolic)
-        self._entrust_states()
+        with self.distribute_strategy.scope():
+            if symbolic is not None and not overridden:
+                passes.build(self, symbolic)
+                keras_private.build_on_symbols(self, symbolic)
+            self._entrust_states()
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Makes one update from a group of mini-batches.

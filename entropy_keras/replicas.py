@@ -10,10 +10,51 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from entropy_keras import validation
+
 # A pair of a variable and a value for it.
 Valued = tuple[keras.Variable, tf.Tensor]
-# What the seeds of successive replicas differ by: an odd number of 32 bits.
-_SEED_STRIDE = 0x9E3779B1
+# What the seeds of successive replicas differ by.
+_SEED_STRIDE = 1_000_003
+
+
+def check(model: keras.Model, jit_compile: Any) -> None:
+    """Refuses what an update of several gradients cannot do on replicas.
+
+    Args:
+        model: A compiled model.
+        jit_compile: The argument of `compile`.
+
+    Raises:
+        ValueError: If it is compiled so that it cannot work.
+    """
+    strategy = model.distribute_strategy
+    known = (tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy)
+    name = type(strategy).__name__
+    with strategy.scope():
+        if not tf.distribute.has_strategy():
+            return
+    validation.require(
+        isinstance(strategy, known),
+        "strategy",
+        "a MirroredStrategy or OneDeviceStrategy for an optimizer of several "
+        "gradients: others share variables in ways that its replicas, which "
+        "each run a chain of their own, cannot",
+        name,
+    )
+    validation.require(
+        jit_compile is not True,
+        "jit_compile",
+        f"False or 'auto' under a {name}, whose replicas XLA cannot compile "
+        "together; the inner step is compiled all the same",
+        jit_compile,
+    )
+    validation.require(
+        model.steps_per_execution == 1,
+        "steps_per_execution",
+        f"1 under a {name}, where Keras fails otherwise (keras #19246)",
+        model.steps_per_execution,
+    )
 
 
 def count() -> int:
@@ -58,7 +99,7 @@ def own_seeds(states: Sequence[Valued]) -> list[Valued]:
     units on all replicas.
 
     Args:
-        states: Variables with their values; seeds are unsigned integers.
+        states: Variables with their values; seeds are integers, and others floats.
 
     Returns:
         The same variables with the values for one pass.
@@ -79,12 +120,11 @@ def common_seeds(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def _shifted(value: tf.Tensor, sign: int) -> tf.Tensor:
-    if count() == 1 or value.dtype != tf.uint32:
+    if count() == 1 or not value.dtype.is_integer:
         return value
-    shift = tf.cast(number(), tf.uint32) * tf.constant(_SEED_STRIDE, tf.uint32)
+    shift = tf.cast(number(), value.dtype) * sign * _SEED_STRIDE
     # The first word is the seed, the second counts.
-    shift = tf.one_hot(0, value.shape[0], shift, tf.zeros_like(shift))
-    return value + shift if sign > 0 else value - shift
+    return value + tf.one_hot(0, value.shape[0], shift, tf.zeros_like(shift))
 
 
 def write(

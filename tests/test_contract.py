@@ -163,9 +163,7 @@ def test_numbers_of_numpy_are_numbers():
 def test_loss_scaling_within_is_refused():
     inner = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
     for make in (EntropySGD, entropy_keras.SharpnessAware, lookahead.Lookahead):
-        with pytest.raises(
-            ValueError, match="^`outer_optimizer` must "
-        ):
+        with pytest.raises(ValueError, match="^`outer_optimizer` must "):
             make(outer_optimizer=inner)
 
 

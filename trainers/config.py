@@ -1,13 +1,16 @@
 """The configuration of a training run."""
 
 import dataclasses
+from typing import Any
+
+from entropy_keras import hyperparameters
 
 EPOCH_UNITS = ("passes", "updates")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on; the flags of `trainers.train`.
+class Common:
+    """What any run depends on; flags of `trainers.train`.
 
     Attributes:
         dataset: Name of the data set, see `data.load`.
@@ -32,23 +35,12 @@ class Config:
             SGD.
         weight_decay: Decoupled weight decay, or `None`.
         clipnorm: Largest norm of the gradient of each variable, or `None`.
-        num_langevin_steps: See `EntropySGD`, as for all that follow.
-        langevin_learning_rate: Positive, or `None` to tie it to the outer one.
-        scope: Scope at the start.
-        scope_growth: Growth of the scope per update.
-        maximum_scope: Cap of a growing scope, or `None`.
-        temperature: Temperature.
-        averaging_rate: Averaging rate; `None` for the plain mean.
-        data_weight: Weight of the loss itself.
-        scale_by_scope: Whether the scope multiplies the displacement.
-        estimator: Estimator.
-        sampler: `"sgld"` or `"split_sgld"`.
-        start: Start of the chain.
-        share_batch: Whether one mini-batch serves the whole update.
         recalibrate: Whether statistics of batch normalization are refreshed
             before each evaluation.
         jit_compile: Whether to compile with XLA: `"auto"`, `"true"`, `"false"`.
         seed: Seed of the split, the initial weights, the order and the noise.
+        scope_growth: Growth of the scope of Entropy-SGD per update.
+        maximum_scope: Cap of a growing scope, or `None`.
     """
 
     dataset: str = "digits"
@@ -69,19 +61,34 @@ class Config:
     momentum: float = 0.9
     weight_decay: float | None = None
     clipnorm: float | None = None
-    num_langevin_steps: int = 5
-    langevin_learning_rate: float | None = 0.1
-    scope: float = 0.03
-    scope_growth: float = 0.0
-    maximum_scope: float | None = None
-    temperature: float = 5e-9
-    averaging_rate: float | None = 0.75
-    data_weight: float = 0.0
-    scale_by_scope: bool = False
-    estimator: str = "displacement"
-    sampler: str = "sgld"
-    start: str = "anchor"
-    share_batch: bool = False
     recalibrate: bool = True
     jit_compile: str = "auto"
     seed: int = 0
+    scope_growth: float = 0.0
+    maximum_scope: float | None = None
+
+
+def _default(field: Any) -> Any:
+    """Returns the default of a flag, `None` for one that depends on others."""
+    return None if field.default is hyperparameters.UNSET else field.default
+
+
+# The hyper-parameters of Entropy-SGD that are flags, by name.
+ENTROPY_FIELDS = {
+    field.name: field
+    for field in dataclasses.fields(hyperparameters.HyperParameters)
+    if field.metadata["flag"]
+}
+Config: Any = dataclasses.make_dataclass(
+    "Config",
+    [
+        (name, Any, dataclasses.field(default=_default(field)))
+        for name, field in ENTROPY_FIELDS.items()
+    ],
+    bases=(Common,),
+    frozen=True,
+    namespace={
+        "__doc__": "Everything that a run depends on: `Common`, and the "
+        "arguments of `EntropySGD` that are flags, `None` where not given."
+    },
+)

@@ -12,6 +12,7 @@ LEARNING_RATES = {
     "sgd": 0.1,
     "adam": 1e-3,
     "adamw": 1e-3,
+    "sharpness_aware": 0.1,
 }
 NAMES = tuple(LEARNING_RATES)
 SCHEDULES = ("constant", "cosine", "step")
@@ -93,6 +94,16 @@ def build(
     }
     if name == "entropy_sgd":
         return entropy_keras.EntropySGD(**shared, **entropy_arguments)
+    if name == "sharpness_aware":
+        return entropy_keras.SharpnessAware(
+            outer_optimizer=keras.optimizers.SGD(
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                momentum=momentum,
+                nesterov=momentum > 0,
+            ),
+            clipnorm=clipnorm,
+        )
     if name == "sgd":
         return keras.optimizers.SGD(
             **shared, momentum=momentum, nesterov=momentum > 0

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -121,21 +122,6 @@ flags.DEFINE_float(
     "Largest norm of the gradient of each variable.",
     lower_bound=1e-12,
 )
-flags.DEFINE_integer(
-    "num_langevin_steps",
-    _DEFAULT.num_langevin_steps,
-    "Inner steps L of Entropy-SGD per update.",
-    lower_bound=0,
-)
-flags.DEFINE_float(
-    "langevin_learning_rate",
-    _DEFAULT.langevin_learning_rate,
-    "Inner step size; 0 ties it to 0.1 times the outer learning rate.",
-    lower_bound=0.0,
-)
-flags.DEFINE_float(
-    "scope", _DEFAULT.scope, "Scope, at the first update.", lower_bound=0.0
-)
 flags.DEFINE_float(
     "scope_growth",
     _DEFAULT.scope_growth,
@@ -144,50 +130,6 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float(
     "maximum_scope", None, "Cap of a growing scope.", lower_bound=0.0
-)
-flags.DEFINE_float(
-    "temperature",
-    _DEFAULT.temperature,
-    "Temperature of the noise; 0 for none.",
-    lower_bound=0.0,
-)
-flags.DEFINE_float(
-    "averaging_rate",
-    _DEFAULT.averaging_rate,
-    "Weight of the new position in the running mean; 0 for the plain mean.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
-flags.DEFINE_float(
-    "data_weight",
-    _DEFAULT.data_weight,
-    "Weight of the gradient of the loss itself.",
-    lower_bound=0.0,
-)
-flags.DEFINE_bool(
-    "scale_by_scope",
-    _DEFAULT.scale_by_scope,
-    "Whether the scope multiplies the displacement.",
-)
-flags.DEFINE_enum(
-    "estimator",
-    _DEFAULT.estimator,
-    ["displacement", "mean_gradient"],
-    "What the inner loop is turned into.",
-)
-flags.DEFINE_enum(
-    "sampler", _DEFAULT.sampler, ["sgld", "split_sgld"], "Inner kinetics."
-)
-flags.DEFINE_enum(
-    "start",
-    _DEFAULT.start,
-    ["anchor", "stationary"],
-    "Where the inner loop starts.",
-)
-flags.DEFINE_bool(
-    "share_batch",
-    _DEFAULT.share_batch,
-    "Whether one mini-batch serves the whole update.",
 )
 flags.DEFINE_bool(
     "recalibrate",
@@ -205,14 +147,30 @@ flags.DEFINE_integer(
 )
 
 
+def _define(name: str, field: Any) -> None:
+    """Defines the flag of a hyper-parameter of Entropy-SGD."""
+    default = getattr(_DEFAULT, name)
+    text = field.metadata["flag"]
+    if field.metadata["choices"]:
+        flags.DEFINE_enum(name, default, field.metadata["choices"], text)
+    elif isinstance(default, bool):
+        flags.DEFINE_bool(name, default, text)
+    elif isinstance(default, int):
+        flags.DEFINE_integer(name, default, text, lower_bound=0)
+    else:
+        flags.DEFINE_float(name, default, text, lower_bound=0.0)
+
+
+for _name, _field in config.ENTROPY_FIELDS.items():
+    _define(_name, _field)
+
+
 def config_from_flags() -> config.Config:
     """Returns the configuration that the flags spell."""
     values = {
         field.name: flags.FLAGS[field.name].value
         for field in dataclasses.fields(config.Config)
     }
-    for name in ("langevin_learning_rate", "averaging_rate"):
-        values[name] = values[name] or None
     return config.Config(**values)
 
 

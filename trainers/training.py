@@ -225,22 +225,23 @@ def _optimizer(
         scope = entropy_keras.ExponentialScope(
             config.scope, config.scope_growth, config.maximum_scope
         )
-    sampler: Any = config.sampler
-    if sampler == "sgld":
-        sampler = entropy_keras.SGLD(momentum=config.momentum)
-    names = (
-        "num_langevin_steps", "langevin_learning_rate", "temperature",
-        "averaging_rate", "data_weight", "scale_by_scope", "estimator",
-        "start", "share_batch", "seed",
-    )  # fmt: skip
+    given = {
+        name: getattr(config, name)
+        for name in config_lib.ENTROPY_FIELDS
+        if getattr(config, name) is not None
+    }
+    for name in ("langevin_learning_rate", "averaging_rate"):
+        if name in given:
+            given[name] = given[name] or None  # 0 has no other meaning
+    if config.sampler == "sgld":
+        given["sampler"] = entropy_keras.SGLD(momentum=config.momentum)
     return optimizers.build(
         config.optimizer,
         learning_rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         clipnorm=config.clipnorm,
-        entropy_arguments={name: getattr(config, name) for name in names}
-        | {"scope": scope, "sampler": sampler},
+        entropy_arguments=given | {"scope": scope, "seed": config.seed},
     )
 
 

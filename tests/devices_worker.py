@@ -1,0 +1,274 @@
+"""Trains on two logical devices, and prints what `test_devices` looks at.
+
+A process of its own, since logical devices are set before TensorFlow starts.
+"""
+
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import entropy_keras
+
+CPU = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    CPU, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+TWO = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+STEPS, SIZE = 3, 4  # mini-batches in a group, rows of one on each replica
+ROWS = 2 * STEPS * SIZE
+RNG = np.random.default_rng(0)
+layers = keras.layers
+
+
+def data(num_groups):
+    x = RNG.normal(size=[num_groups * ROWS, 6]).astype("float32")
+    return x, (x[:, :1] * x[:, 1:2]).astype("float32")
+
+
+def network(*, normalize=False, synchronized=False, dropout=0.0, policy=None):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input([6])
+    x = layers.Dense(8, kernel_regularizer="l2", dtype=policy)(inputs)
+    if normalize:
+        x = layers.BatchNormalization(synchronized=synchronized)(x)
+    x = layers.ReLU(dtype=policy)(x)
+    if dropout:
+        x = layers.Dropout(dropout, seed=1)(x)
+    outputs = layers.Dense(1, dtype=policy)(x)
+    model = entropy_keras.EntropyModel(inputs, outputs)
+    if policy:
+        model.dtype_policy = keras.DTypePolicy(policy)
+    return model
+
+
+def entropy_sgd(**arguments):
+    defaults = {
+        "learning_rate": 0.5, "num_langevin_steps": STEPS, "seed": 3,
+        "temperature": 0.0,
+    }  # fmt: skip
+    return entropy_keras.EntropySGD(**(defaults | arguments))
+
+
+def compiled(make, strategy=None, **arguments):
+    if strategy is None:
+        strategy = tf.distribute.get_strategy()
+    with strategy.scope():
+        model = network(**arguments)
+        model.compile(make(), loss="mse", metrics=["mae"], jit_compile=False)
+    return model
+
+
+def fit(model, x, y, **arguments):
+    arguments = {"batch_size": 2 * SIZE, "shuffle": False} | arguments
+    return model.fit(x, y, verbose=0, **arguments).history
+
+
+def everything(model):
+    return [v.numpy() for v in model.weights]
+
+
+def distance(one, other):
+    return float(max(abs(a - b).max() for a, b in zip(one, other, strict=True)))
+
+
+def average_of_single_devices(make, **arguments):
+    """Four updates on two replicas, and by two models that are averaged."""
+    x, y = data(4)
+    both = compiled(make, TWO, **arguments)
+    logs = fit(both, x, y)
+    single = compiled(make, **arguments)
+    optimizer = single._multi_gradient()
+    rows = ROWS * optimizer.minibatches_per_update // STEPS
+    weights, losses = everything(single), []
+    for start in range(0, len(x), rows):
+        found = []
+        for half in (0, rows // 2):
+            single.set_weights(weights)
+            optimizer.iterations.assign(start // rows)
+            part = slice(start + half, start + half + rows // 2)
+            losses.append(single.train_on_batch(x[part], y[part])[0])
+            found.append(everything(single))
+        weights = [(a + b) / 2 for a, b in zip(*found, strict=True)]
+    return {
+        "difference": distance(everything(both), weights),
+        "moved": distance(
+            everything(both), everything(compiled(make, **arguments))
+        ),
+        "loss": [logs["loss"][0], float(np.mean(losses))],
+    }
+
+
+def synchronized(**arguments):
+    """50 updates with each gradient averaged, and those of one device."""
+    x, y = data(50)
+
+    def make(chains):
+        return lambda: entropy_sgd(
+            chains=chains, temperature=1e-4, clipnorm=0.3
+        )
+
+    both = compiled(make("synchronized"), TWO, **arguments)
+    fit(both, x, y)
+    # One device takes the rows of both replicas' mini-batches together.
+    order = np.arange(len(x)).reshape(50, 2, STEPS, SIZE)
+    order = order.transpose(0, 2, 1, 3).ravel()
+    one = compiled(make("per_replica"), **arguments)
+    fit(one, x[order], y[order])
+    return {"difference": distance(everything(both), everything(one))}
+
+
+def collectives():
+    """Elements of each all-reduce of an update."""
+    model = compiled(entropy_sgd, TWO, normalize=True)
+    x, y = data(1)
+    with TWO.scope():
+        model.optimizer.build(model.trainable_variables)
+    fit(model, x, y)
+    reduced = []
+    extended = type(TWO.extended)
+    plain = extended.batch_reduce_to
+
+    def counted(self, reduce_op, pairs, *rest):
+        reduced.extend(int(np.prod(p[0].values[0].shape)) for p in pairs)
+        return plain(self, reduce_op, pairs, *rest)
+
+    extended.batch_reduce_to = counted
+    batch = next(iter(TWO.experimental_distribute_dataset(
+        tf.data.Dataset.from_tensor_slices((x, y)).batch(ROWS)
+    )))  # fmt: skip
+
+    @tf.function
+    def step(batch):
+        return TWO.run(model.train_step, args=(batch,))
+
+    step.get_concrete_function(batch)
+    extended.batch_reduce_to = plain
+    return {
+        "reduced": reduced,
+        "weights": int(sum(np.prod(v.shape) for v in model.weights)),
+    }
+
+
+def failure(policy=None):
+    """A number that is not finite on the second replica only."""
+    model = compiled(entropy_sgd, TWO, normalize=True, policy=policy)
+    x, y = data(2)
+    fit(model, x[:ROWS], y[:ROWS])
+    before = everything(model)
+    x[-1] = np.nan
+    message = ""
+    try:
+        fit(model, x[ROWS:], y[ROWS:])
+    except FloatingPointError as error:
+        message = str(error)
+    return {
+        "message": message,
+        "difference": distance(everything(model), before),
+        "scale": float(model.optimizer.dynamic_scale.numpy()) if policy else 0,
+    }
+
+
+def noise():
+    """Displacement by noise alone on each replica, and on one device."""
+
+    def make():
+        return entropy_sgd(
+            learning_rate=1.0, temperature=1.0, scope=0.0,
+            langevin_learning_rate=1e-8, averaging_rate=1.0,
+        )  # fmt: skip
+
+    x, y = data(1)
+    both, one = compiled(make, TWO), compiled(make)
+    start = everything(one)
+    fit(both, x, y)
+    fit(one, x[:ROWS], y[:ROWS])
+    total = np.concatenate([
+        (a - b).ravel() for a, b in zip(everything(both), start, strict=True)
+    ])
+    first = np.concatenate([
+        (a - b).ravel() for a, b in zip(everything(one), start, strict=True)
+    ])
+    second = 2 * total - first  # the mean of both is what was applied
+    return {
+        "deviations": [float(first.std()), float(second.std())],
+        "correlation": float(np.corrcoef(first, second)[0, 1]),
+        "expected": float(np.sqrt(2e-8 * STEPS)),
+    }
+
+
+def masks():
+    """The units that dropout leaves, on each replica."""
+
+    class Recorder(layers.Layer):
+        def build(self, shape):
+            self.seen = self.add_weight(
+                shape=[SIZE, 6], trainable=False, initializer="zeros"
+            )
+
+        def call(self, inputs, training=False):
+            if training:
+                self.seen.assign(tf.cast(inputs != 0, "float32"))
+            return inputs
+
+    with TWO.scope():
+        inputs = keras.Input([6])
+        x = Recorder()(layers.Dropout(0.5, seed=1)(inputs))
+        model = entropy_keras.EntropyModel(inputs, layers.Dense(1)(x))
+        model.compile(entropy_sgd(), loss="mse", jit_compile=False)
+    fit(model, np.ones([ROWS, 6], "float32"), np.ones([ROWS, 1], "float32"))
+    # Statistics are averaged: 1/2 where the masks differ.
+    mean = model.layers[2].seen.numpy()
+    return {"differ": float((mean == 0.5).mean())}
+
+
+def last_groups():
+    """Updates and losses with rows that do not divide."""
+    found = []
+    for rows in (ROWS + 1, ROWS + 2, ROWS + 5):
+        x, y = data(2)
+        model = compiled(entropy_sgd, TWO)
+        logs = fit(model, x[:rows], y[:rows])
+        found.append([int(model.optimizer.iterations.numpy()), logs["loss"][0]])
+    return {"found": found}
+
+
+def refused():
+    messages = []
+    for arguments in ({"jit_compile": True}, {"steps_per_execution": 2}):
+        with TWO.scope():
+            model = network()
+            try:
+                model.compile(entropy_sgd(), loss="mse", **arguments)
+            except ValueError as error:
+                messages.append(str(error))
+    return {"messages": messages}
+
+
+def sam():
+    return entropy_keras.SharpnessAware(0.1, learning_rate=0.1)
+
+
+def main():
+    results = {
+        "entropy": average_of_single_devices(entropy_sgd),
+        "entropy_normalized": average_of_single_devices(
+            entropy_sgd, normalize=True
+        ),
+        "sharpness_aware": average_of_single_devices(sam, normalize=True),
+        "half": average_of_single_devices(entropy_sgd, policy="mixed_bfloat16"),
+        "synchronized": synchronized(),
+        "collectives": collectives(),
+        "failure": failure(),
+        "failure_half": failure("mixed_float16"),
+        "noise": noise(),
+        "masks": masks(),
+        "last_groups": last_groups(),
+        "refused": refused(),
+    }
+    print("RESULTS " + json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

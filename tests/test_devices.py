@@ -1,0 +1,91 @@
+"""Several replicas, against single devices and closed forms."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def results():
+    worker = pathlib.Path(__file__).with_name("devices_worker.py")
+    done = subprocess.run(
+        [sys.executable, str(worker)],
+        cwd=worker.parent.parent,
+        env={"PYTHONPATH": ".", "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [x for x in done.stdout.split("\n") if x.startswith("RESULTS ")]
+    return json.loads(line.removeprefix("RESULTS "))
+
+
+@pytest.mark.parametrize(
+    ("case", "tolerance"),
+    [
+        ("entropy", 1e-6),
+        ("entropy_normalized", 2e-6),
+        ("sharpness_aware", 2e-6),
+        ("half", 2e-3),  # the kernels of bfloat16 have 8 bits
+    ],
+)
+def test_an_update_is_the_average_of_single_devices(results, case, tolerance):
+    found = results[case]
+    assert found["difference"] < tolerance
+    assert found["moved"] > 0.05
+    first, second = found["loss"]
+    assert first == pytest.approx(second, rel=1e-5 if case != "half" else 0.02)
+
+
+def test_synchronized_chains_are_those_of_one_device(results):
+    # 50 updates, with noise and clipping.
+    assert results["synchronized"]["difference"] < 1e-5
+
+
+def test_one_reduction_of_all_weights_per_update(results):
+    found = results["collectives"]
+    # All weights, statistics among them, and the loss.
+    assert found["reduced"] == [found["weights"] + 1]
+
+
+def test_a_bad_number_on_one_replica_stops_all(results):
+    found = results["failure"]
+    assert "is not finite at update 1" in found["message"]
+    assert found["difference"] == 0
+
+
+def test_a_bad_number_on_one_replica_halves_the_scale_once(results):
+    found = results["failure_half"]
+    assert found["difference"] == 0
+    scale = found["scale"]
+    assert scale < 2**15
+    assert scale == 2 ** round(scale).bit_length() / 2
+
+
+def test_each_replica_has_noise_of_its_own(results):
+    found = results["noise"]
+    # 65 weights: the deviation of a deviation is 9 %, of a correlation 0.12.
+    for deviation in found["deviations"]:
+        assert deviation == pytest.approx(found["expected"], rel=0.4)
+    assert abs(found["correlation"]) < 0.5
+
+
+def test_dropout_differs_between_replicas(results):
+    # Half of the units of one are dropped where the other keeps them.
+    assert 0.2 < results["masks"]["differ"] < 0.8
+
+
+def test_last_groups_of_any_size_train(results):
+    for updates, loss in results["last_groups"]["found"]:
+        assert updates == 2
+        assert 0 < loss < 100
+
+
+def test_what_cannot_work_is_refused_by_name(results):
+    first, second = results["refused"]["messages"]
+    assert first.startswith("`jit_compile` must be False or 'auto' under a Mir")
+    assert second.startswith("`steps_per_execution` must be 1 under a Mirrored")
