@@ -21,9 +21,12 @@ LANDSCAPE = [
 TRAINERS = [
     *LANDSCAPE,
     "absl-py>=2.1",
+    # TensorFlow Datasets imports it and does not say so.
+    "importlib_resources>=6",
     "mlxtend>=0.23",
     "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.10",
+    "tqdm>=4.66",
 ]
 
 setuptools.setup(

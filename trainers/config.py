@@ -19,6 +19,7 @@ class Common:
         text: Text file to use in place of `dataset`.
         validation_fraction: Share of the training set held out; if positive,
             the test set is evaluated only once, at the end.
+        standardized: Whether images are floats of mean 0 and deviation 1.
         network: Name of the network, see `networks.build`.
         width: Multiplier of the network's channels and units.
         optimizer: Name of the optimizer, see `optimizers.build`.
@@ -48,6 +49,7 @@ class Common:
     npz: str | None = None
     text: str | None = None
     validation_fraction: float = 0.0
+    standardized: bool = False
     network: str = "lenet"
     width: float = 1.0
     optimizer: str = "entropy_sgd"

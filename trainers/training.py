@@ -1,13 +1,14 @@
 """Training of one network, from a configuration to a finished `workdir`."""
 
 import dataclasses
-import json
+import hashlib
 import pathlib
 import time
 from typing import Any
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 import entropy_keras
 from trainers import checkpoint
@@ -72,7 +73,7 @@ def prepare(config: config_lib.Config, workdir: str | pathlib.Path) -> Run:
     keras.utils.set_random_seed(config.seed)
     splits = load_data(config)
     model, passes, gradients_per_update = _compiled_model(config, splits)
-    _claim(workdir, config)
+    _claim(workdir, config, splits)
     saved = checkpoint.Checkpoint(workdir)
     saved.restore(model)
     return Run(
@@ -98,6 +99,7 @@ def load_data(config: config_lib.Config) -> data.Data:
         npz=config.npz,
         text=config.text,
         validation_fraction=config.validation_fraction,
+        standardized=config.standardized,
         seed=config.seed,
     )
 
@@ -113,7 +115,7 @@ def finish(run: Run) -> dict[str, Any]:
     """
     metrics_path = run.workdir / "metrics.json"
     if metrics_path.exists():
-        return json.loads(metrics_path.read_text())
+        return report.read_json(metrics_path)
     if len(run.checkpoint.rows) < run.passes:
         _fit(run)
     metrics = _evaluate(run)
@@ -132,33 +134,51 @@ def finish(run: Run) -> dict[str, Any]:
     return metrics
 
 
-def _claim(workdir: pathlib.Path, config: config_lib.Config) -> None:
-    """Records the configuration, or holds it against the recorded one.
+def _claim(
+    workdir: pathlib.Path, config: config_lib.Config, splits: data.Data
+) -> None:
+    """Records configuration and data, or holds them against what is recorded.
 
     Args:
         workdir: Folder of the run.
         config: The run.
+        splits: Its data.
 
     Raises:
-        ValueError: If they differ.
+        ValueError: If they differ, or if what is recorded cannot be read.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
-    ours = dataclasses.asdict(config)
+    ours = dataclasses.asdict(config) | {"data": _fingerprint(splits)}
     if not path.exists():
         report.write_json(path, ours | {"versions": report.versions()})
         return
-    theirs = json.loads(path.read_text())
+    theirs = report.read_json(path)
     different = {
         name: theirs.get(name)
         for name, value in ours.items()
         if theirs.get(name) != value
     }
+    if different.keys() == {"data"}:
+        raise ValueError(
+            "`workdir` must be new or of a run on the same data: those of this "
+            "run were replaced since by others under the same name. Received: "
+            f"workdir={workdir}"
+        )
     if different:
         raise ValueError(
             "`workdir` must be new or of a run with the same configuration. "
             f"Received: workdir={workdir}, whose run had {different}"
         )
+
+
+def _fingerprint(splits: data.Data) -> str:
+    """Returns what tells data from others: a digest of all samples."""
+    digest = hashlib.sha256()
+    for split in (splits.train, splits.validation, splits.test):
+        for array in split:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _compiled_model(
