@@ -30,13 +30,13 @@ def network():
 
 @pytest.fixture(scope="module")
 def of_network():
-    return landscape.flatness_report(*network(), "mse", steps=30)
+    return landscape.flatness_report(*network(), "mse", num_steps=30, verbose=0)
 
 
 @pytest.fixture(scope="module")
 def of_regression():
     regression = quadratic.Regression(at_minimum=True)
-    return landscape.flatness_report(*regression.arguments)
+    return landscape.flatness_report(*regression.arguments, verbose=0)
 
 
 def holds(measured, truth, rounding=1e-12):
@@ -171,7 +171,13 @@ def test_bounds_where_the_local_entropy_fails():
     model, data = network()
     with pytest.warns(UserWarning, match="only bounded"):
         found = landscape.flatness_report(
-            model, data, "mse", scope=1e-3, steps=10, probes=1
+            model,
+            data,
+            "mse",
+            scope=1e-3,
+            num_steps=10,
+            num_probes=1,
+            verbose=0,
         )
     entropy = found.local_entropy
     assert math.isnan(entropy.value)
@@ -194,7 +200,9 @@ def test_dataset_with_ragged_last_batch_is_read_once(of_regression):
     dataset = tf.data.Dataset.from_generator(
         samples, output_signature=signature
     ).batch(3)
-    found = landscape.flatness_report(regression.model, dataset, "mse")
+    found = landscape.flatness_report(
+        regression.model, dataset, "mse", verbose=0
+    )
     assert len(passes) == 1
     assert found.num_samples == 8
     for name in MEASURED:
@@ -213,7 +221,7 @@ def test_as_a_callback_of_the_compiled_loss():
         verbose=0,
         callbacks=keras.callbacks.LambdaCallback(
             on_train_end=lambda logs: reports.append(
-                landscape.flatness_report(model, data)
+                landscape.flatness_report(model, data, verbose=0)
             )
         ),
     )
@@ -227,7 +235,7 @@ def test_a_missed_end_widens_the_range(monkeypatch):
     monkeypatch.setattr(flatness, "extremes", lambda *arguments: missed)
     regression = quadratic.Regression(at_minimum=True)
     eigenvalues = np.linalg.eigvalsh(regression.hessian)
-    found = landscape.flatness_report(*regression.arguments)
+    found = landscape.flatness_report(*regression.arguments, verbose=0)
     assert holds(found.largest, eigenvalues.max())
     assert holds(found.smallest, eigenvalues.min())
     assert (found.largest.value, found.smallest.value) == (1.0, 0.9)
@@ -259,20 +267,22 @@ def test_bad_input_is_refused_before_the_data_are_read(arguments, message):
     ("arguments", "message"),
     [
         (
-            {"threshold": 1e-3, "steps": 2},
+            {"threshold": 1e-3, "num_steps": 2},
             r"`threshold` must be .* at least the resolution.* use .*"
-            r"more `steps`.*=0\.001",
+            r"more `num_steps`.*=0\.001",
         ),
         ({"minimum_loss": 9e9}, "`minimum_loss` must be at most .*=9000"),
-        ({"steps": 1}, "`steps` must be an integer of at least 2.*steps=1"),
-        ({"probes": 0}, "`probes` must be a positive integer.*probes=0"),
+        ({"num_steps": 1}, "`num_steps` must be an integer of at l.*steps=1"),
+        ({"num_probes": 0}, "`num_probes` must be a positive int.*probes=0"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer.*=0"),
     ],
 )
 def test_bad_input_is_refused(arguments, message):
     regression = quadratic.Regression()
     with pytest.raises(ValueError, match=message):
-        landscape.flatness_report(*regression.arguments, **arguments)
+        landscape.flatness_report(
+            *regression.arguments, **{"verbose": 0} | arguments
+        )
 
 
 def symmetric(eigenvalues):
@@ -287,7 +297,7 @@ def test_share_bounds_hold_for_each_probe():
     basis, operator = symmetric(eigenvalues)
     tight = 0
     for seed in range(20):
-        found = lanczos.density(operator, steps=40, probes=1, seed=seed)
+        found = lanczos.density(operator, num_steps=40, num_probes=1, seed=seed)
         probe = np.random.default_rng(seed).choice([-1.0, 1.0], 300)
         measure = (basis.T @ probe) ** 2 / 300
         for threshold in (0.3, 1.0, 3.0, 10.0):
@@ -313,6 +323,6 @@ def test_distribution_bounds_are_weights_of_a_rule_through_the_point():
 
 def test_share_bounds_of_an_exhausted_space_are_tight():
     operator = aslinearoperator(np.diag([1.0] * 30 + [4.0] * 10))
-    found = lanczos.density(operator, steps=20, probes=4, seed=0)
+    found = lanczos.density(operator, num_steps=20, num_probes=4, seed=0)
     low, high = lanczos.share_bounds(found, 2.0)
     assert low == high == pytest.approx(0.75, abs=1e-12)
