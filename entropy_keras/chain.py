@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from entropy_keras import estimators
 from entropy_keras import geometry
+from entropy_keras import kinetics
 from entropy_keras import noise
-from entropy_keras import samplers
 
 Tensors = list[tf.Tensor]
 # Streams of the noise, which tell apart what one step draws.
@@ -100,8 +100,8 @@ class Chain:
         compiled: Whether XLA compiles a step where a graph is built.
     """
 
-    sampler: samplers.Sampler
-    settings: Sequence[samplers.Setting]
+    sampler: kinetics.Sampler
+    settings: Sequence[kinetics.Setting]
     noise: Noise
     estimator: estimators.Estimator
     averaging_rate: float | None = None
@@ -148,7 +148,7 @@ class Chain:
         if self.stationary_start:
             normals = self._normals(anchor, self._keys(0))
             position = [
-                x if normal is None else x + _stationary(normal, setting)
+                x if normal is None else x + kinetics.stationary(normal, setting)
                 for x, normal, setting in zip(
                     anchor, normals, self.settings, strict=True
                 )
@@ -264,12 +264,6 @@ class Chain:
 def _is_zero(temperature: Any) -> bool:
     """Tells whether there is no noise: a tensor might hold any number."""
     return not tf.is_tensor(temperature) and temperature == 0
-
-
-def _stationary(normal: tf.Tensor, setting: samplers.Setting) -> tf.Tensor:
-    """Returns a draw of the displacement under a flat loss."""
-    deviation = tf.sqrt(setting.temperature / setting.scope)
-    return samplers.spread(deviation, normal, setting.metric)
 
 
 def _complete(gradients: Tensors) -> Tensors:

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from entropy_keras import keras_private
-from entropy_keras import samplers
+from entropy_keras import kinetics
 from entropy_keras import validation
 
 Tensors = list[tf.Tensor]
@@ -16,7 +16,7 @@ Tensors = list[tf.Tensor]
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
 @dataclasses.dataclass(frozen=True)
-class InnerOptimizer(samplers.Sampler):
+class InnerOptimizer(kinetics.Sampler):
     """Steps of a Keras optimizer, with the pull of the scope and the noise.
 
     ```
@@ -123,7 +123,7 @@ class InnerOptimizer(samplers.Sampler):
         self,
         position: Tensors,
         noise: Sequence[Any],
-        settings: Sequence[samplers.Setting],
+        settings: Sequence[kinetics.Setting],
         slots: Any,
     ) -> Any:
         del noise, settings
@@ -136,7 +136,7 @@ class InnerOptimizer(samplers.Sampler):
         anchor: Tensors,
         noise: Sequence[Any],
         memory: Any,
-        settings: Sequence[samplers.Setting],
+        settings: Sequence[kinetics.Setting],
     ) -> tuple[Tensors, Any]:
         rule, variables = self._instance(position)
         state = _state_of(rule)
@@ -188,7 +188,7 @@ def _pulled(
     anchor: tf.Tensor,
     noise: tf.Tensor | None,
     step_size: tf.Tensor,
-    setting: samplers.Setting,
+    setting: kinetics.Setting,
 ) -> tf.Tensor:
     """Adds the pull of the scope and the noise to a step."""
     dtype = position.dtype
@@ -197,5 +197,5 @@ def _pulled(
     after -= pull * (position - anchor)
     if noise is not None:
         deviation = tf.sqrt(2.0 * step_size * setting.temperature)
-        after += samplers.spread(deviation, noise, setting.metric)
+        after += kinetics.spread(deviation, noise, setting.metric)
     return after
