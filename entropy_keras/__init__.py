@@ -1,5 +1,10 @@
 """Entropy-SGD for Keras: train networks that settle in wide valleys."""
 
+# ruff: noqa: E402 (the backend is looked at before anything needs it)
+from entropy_keras import backend as _backend
+
+_backend.check()
+
 from entropy_keras import callbacks
 from entropy_keras import presets
 from entropy_keras import samplers

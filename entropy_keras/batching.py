@@ -3,8 +3,12 @@
 `fit` concatenates K mini-batches along the batch axis into one group, and the
 train step takes them apart again. A short last group of n samples becomes K
 mini-batches of ceil(n / K), the missing samples taken again from its start.
+
+Mini-batches of different shapes are packed beside one another instead. Each
+stays as it is, and a short last group takes its first ones again.
 """
 
+import itertools
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +17,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from entropy_keras import class_weights
+from entropy_keras import joining
+from entropy_keras import packing
 from entropy_keras import validation
 
 # What Keras uses when `fit` is given arrays and no batch size.
@@ -23,13 +30,13 @@ def split(group: Any, num_minibatches: int) -> Callable[[tf.Tensor], Any]:
     """Takes a group of samples apart into mini-batches.
 
     Args:
-        group: A structure of tensors with a common leading dimension n >= 1;
-            `None` may stand for an absent one.
+        group: A structure of tensors with a common leading dimension n >= 1,
+            or of packed mini-batches; `None` may stand for an absent one.
         num_minibatches: Number K of mini-batches.
 
     Returns:
-        A function from the index of a mini-batch, a scalar in [0, K), to a
-        structure like `group` with leading dimension ceil(n / K).
+        A function from the index of a mini-batch, a scalar in [0, K), to its
+        structure of tensors, of leading dimension ceil(n / K) unless packed.
 
     Example:
     >>> minibatch = split(tf.constant([0, 1, 2, 3, 4]), 3)
@@ -38,6 +45,9 @@ def split(group: Any, num_minibatches: int) -> Callable[[tf.Tensor], Any]:
     """
     if num_minibatches == 1:
         return lambda index: group
+    num_packed = packing.num_packed(group)
+    if num_packed is not None:
+        return lambda index: packing.unpack(group, index % num_packed)
     size = num_samples(group)
     minibatch_size = -(-size // num_minibatches)
     missing = num_minibatches * minibatch_size - size
@@ -98,7 +108,7 @@ def num_samples(batch: Any) -> tf.Tensor:
 
 def group_fit_arguments(
     arguments: dict[str, Any], num_minibatches: int, needs_labels: bool
-) -> None:
+) -> bool:
     """Makes the arguments of one `fit` call yield groups, in place.
 
     Args:
@@ -106,47 +116,77 @@ def group_fit_arguments(
         num_minibatches: Number K of mini-batches in a group.
         needs_labels: Whether to refuse data without labels.
 
+    Returns:
+        Whether mini-batches may differ in more than their size: XLA, which
+        wants to know shapes in advance, cannot compile a loop over them.
+
     Raises:
         ValueError: If the data are empty, of a kind that cannot be grouped, or
-            lack labels. A generator shows its own at the first batch.
+            lack labels.
     """
     x = arguments["x"]
-    if needs_labels:
-        _check_labels(x, arguments.get("y"))
     if isinstance(x, tf.data.Dataset):
+        _require_labels(_is_labelled(x.element_spec) or not needs_labels)
+        differ = num_minibatches > 1 and packing.differ(x.element_spec)
+        class_weight = arguments.get("class_weight")
+        if differ and class_weight is not None:
+            # Keras would look for the classes in a packed group.
+            x = x.map(class_weights.weighting(class_weight, x.element_spec))
+            arguments["class_weight"] = None
         arguments["x"] = group_dataset(x, num_minibatches)
-    elif isinstance(x, keras.utils.PyDataset):
-        arguments["x"] = GroupedPyDataset(x, num_minibatches)
+        return differ
+    if isinstance(x, keras.utils.PyDataset):
+        grouped = joining.GroupedPyDataset(x, num_minibatches)
+        how = grouped.joining
+        arguments["x"] = grouped
+        if how.packs:
+            grouped.class_weight = arguments.get("class_weight")
+            arguments["class_weight"] = None
     elif isinstance(x, Iterator):
-        arguments["x"] = _group_batches(x, num_minibatches, needs_labels)
+        # Keras reads two groups ahead, too.
+        first = list(itertools.islice(x, 2 * num_minibatches))
+        how = joining.Joining(first, num_minibatches)
+        arguments["x"] = joining.group_batches(
+            itertools.chain(first, x), num_minibatches, how
+        )
     else:
         _check_arrays(x)
-        batch_size = arguments.get("batch_size")
-        if batch_size is None:
-            batch_size = KERAS_BATCH_SIZE
-        validation.require(
-            validation.is_integer(batch_size, 1),
-            "batch_size",
-            "a positive integer, the size of one mini-batch",
-            batch_size,
-        )
-        arguments["batch_size"] = batch_size * num_minibatches
-        if arguments.get("validation_batch_size") is None:
-            arguments["validation_batch_size"] = batch_size
+        _require_labels(arguments.get("y") is not None or not needs_labels)
+        _group_arrays(arguments, num_minibatches)
+        return False
+    _require_labels(_is_labelled(how.specs) or not needs_labels)
+    return how.packs
 
 
-def _check_labels(x: Any, y: Any) -> None:
-    """Refuses data that tell that they have no labels."""
-    if isinstance(x, tf.data.Dataset):
-        labelled = _is_labelled(x.element_spec)
-    else:
-        arrays = hasattr(x, "shape") or isinstance(x, dict | list | tuple)
-        labelled = y is not None or not arrays
-    _require_labels(labelled)
+def _group_arrays(arguments: dict[str, Any], num_minibatches: int) -> None:
+    """Sets the sizes of batches for data that are arrays."""
+    batch_size = arguments.get("batch_size")
+    if batch_size is None:
+        if arguments.get("steps_per_epoch") is not None:
+            return  # Keras divides the samples by the number of steps.
+        batch_size = KERAS_BATCH_SIZE
+    validation.require(
+        validation.is_integer(batch_size, 1),
+        "batch_size",
+        "a positive integer, the size of one mini-batch",
+        batch_size,
+    )
+    arguments["batch_size"] = batch_size * num_minibatches
+    if arguments.get("validation_batch_size") is None:
+        arguments["validation_batch_size"] = batch_size
 
 
 def _is_labelled(batch: Any) -> bool:
-    return isinstance(batch, tuple | list) and len(batch) > 1
+    """Returns whether the spec of a batch has labels."""
+    return (
+        isinstance(batch, tuple | list)
+        and len(batch) > 1
+        and not all(map(_is_absent, tf.nest.flatten(batch[1])))
+    )
+
+
+def _is_absent(leaf: Any) -> bool:
+    return leaf is None or isinstance(leaf, tf.NoneTensorSpec)
 
 
 def _require_labels(labelled: bool) -> None:
@@ -171,18 +211,24 @@ def symbolic_batch(arguments: dict[str, Any]) -> Any:
     """
     x = arguments["x"]
     if isinstance(x, tf.data.Dataset):
-        specs = x.element_spec
+        specs = packing.unpack_specs(x.element_spec)
+    elif isinstance(x, joining.GroupedPyDataset):
+        specs = x.joining.specs
     else:
         names = ("x", "y", "sample_weight")
         specs = tuple(arguments.get(name) for name in names)
-    dense = np.ndarray | tf.Tensor | tf.TensorSpec | None
+    absent = tf.NoneTensorSpec | None
+    dense = np.ndarray | tf.Tensor | tf.TensorSpec | absent
     if not all(isinstance(leaf, dense) for leaf in tf.nest.flatten(specs)):
         return None
     return tf.nest.map_structure(
         lambda leaf: (
             None
-            if leaf is None
-            else keras.KerasTensor((None, *leaf.shape[1:]), leaf.dtype.name)
+            if isinstance(leaf, absent)
+            else keras.KerasTensor(
+                (None, *leaf.shape[1:]),
+                tf.as_dtype(leaf.dtype).name,  # arrays of objects hold text
+            )
         ),
         specs,
     )
@@ -194,17 +240,17 @@ def _check_arrays(x: Any) -> None:
         if array is None and x is not None:
             continue  # an optional input that is absent
         validation.require(
-            hasattr(array, "__len__") or hasattr(array, "shape"),
+            hasattr(array, "shape") or hasattr(array, "__array__"),
             "x",
             "arrays, a tf.data.Dataset, a keras.utils.PyDataset or a generator",
             type(array),
         )
-        num_rows = array.shape[0] if hasattr(array, "shape") else len(array)
+        shape = getattr(array, "shape", None) or np.shape(array)
         validation.require(
-            num_rows != 0,
+            shape[0] != 0,
             "x",
             "a data set of at least one sample",
-            f"an array of shape {getattr(array, 'shape', (0,))}",
+            f"an array of shape {shape}",
         )
 
 
@@ -236,14 +282,20 @@ def group_dataset(
     )
     if num_minibatches == 1:
         return dataset
+    specs = dataset.element_spec
+    present = [not _is_absent(spec) for spec in tf.nest.flatten(specs)]
+    if not all(present):
+        return _group_present(dataset, num_minibatches, present)
 
     def concatenate(*window: Any) -> tf.data.Dataset:
         # A window holds at most K batches, fewer rows than any batch can.
-        element = window[0] if len(window) == 1 else window
+        element = tf.nest.pack_sequence_as(specs, tf.nest.flatten(window))
         return tf.data.Dataset.zip(element).rebatch(2**40)
 
-    size = _batch_size(dataset.element_spec)
-    if size:
+    size = _batch_size(specs)
+    if packing.differ(specs):
+        grouped = packing.pack_dataset(dataset, num_minibatches)
+    elif size:
         grouped = dataset.rebatch(num_minibatches * size)
     else:
         grouped = dataset.window(num_minibatches).flat_map(concatenate)
@@ -255,6 +307,25 @@ def group_dataset(
     return grouped.apply(tf.data.experimental.assert_cardinality(cardinality))
 
 
+def _group_present(
+    dataset: tf.data.Dataset, num_minibatches: int, present: list[bool]
+) -> tf.data.Dataset:
+    """Returns groups of a data set that holds `None`, which windows cannot."""
+    specs = dataset.element_spec
+
+    def without_absent(*batch: Any) -> tuple[Any, ...]:
+        return tuple(itertools.compress(tf.nest.flatten(batch), present))
+
+    def with_absent(*leaves: Any) -> Any:
+        remaining = iter(leaves)
+        return tf.nest.pack_sequence_as(
+            specs, [next(remaining) if there else None for there in present]
+        )
+
+    some = group_dataset(dataset.map(without_absent), num_minibatches)
+    return some.map(with_absent)
+
+
 def _batch_size(element_spec: Any) -> int | None:
     """Returns the size of all batches, if the data set tells it."""
     sizes = {
@@ -264,80 +335,3 @@ def _batch_size(element_spec: Any) -> int | None:
         for spec in tf.nest.flatten(element_spec)
     }
     return sizes.pop() if len(sizes) == 1 else None
-
-
-class GroupedPyDataset(keras.utils.PyDataset):
-    """Concatenates every K batches of a `PyDataset` into one.
-
-    Args:
-        dataset: The data set of single mini-batches.
-        num_minibatches: Number K of batches in a group.
-    """
-
-    def __init__(
-        self, dataset: keras.utils.PyDataset, num_minibatches: int
-    ) -> None:
-        super().__init__(
-            workers=dataset.workers,
-            use_multiprocessing=dataset.use_multiprocessing,
-            max_queue_size=dataset.max_queue_size,
-        )
-        self.dataset = dataset
-        self.num_minibatches = num_minibatches
-        validation.require(
-            dataset.num_batches != 0,
-            "x",
-            "a data set of at least one batch",
-            dataset,
-        )
-
-    @property
-    def num_batches(self) -> int | None:
-        """Number of groups, `None` if the data set is infinite."""
-        count = self.dataset.num_batches
-        return None if count is None else -(-count // self.num_minibatches)
-
-    def __getitem__(self, index: int) -> Any:
-        start = index * self.num_minibatches
-        stop = start + self.num_minibatches
-        if self.dataset.num_batches is not None:
-            stop = min(stop, self.dataset.num_batches)
-        return _concatenate([self.dataset[i] for i in range(start, stop)])
-
-    def on_epoch_begin(self) -> None:
-        """Passes the call on."""
-        self.dataset.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        """Passes the call on."""
-        self.dataset.on_epoch_end()
-
-
-def _group_batches(
-    batches: Iterator[Any], num_minibatches: int, needs_labels: bool
-) -> Any:
-    """Yields groups of the batches of an iterator."""
-    group = []
-    for batch in batches:
-        _require_labels(_is_labelled(batch) or not needs_labels)
-        group.append(batch)
-        if len(group) == num_minibatches:
-            yield _concatenate(group)
-            group = []
-    if group:
-        yield _concatenate(group)
-
-
-def _concatenate(batches: list[Any]) -> Any:
-    """Returns structures of arrays, concatenated along their first axes."""
-
-    def joined(*parts: Any) -> Any:
-        if parts[0] is None:
-            return None
-        if isinstance(parts[0], tf.SparseTensor):
-            return tf.sparse.concat(0, list(parts))
-        if isinstance(parts[0], tf.RaggedTensor):
-            return tf.concat(parts, 0)
-        return np.concatenate(parts)
-
-    return tf.nest.map_structure(joined, *batches)

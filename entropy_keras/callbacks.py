@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from entropy_keras import batching
+from entropy_keras import packing
 from entropy_keras import validation
 
 __all__ = ["RecalibrateBatchNorm"]
@@ -25,13 +27,15 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
     their statistics. Nothing else of the model changes.
 
     Args:
-        data: Inputs to pass through the model: an array or structure of
-            arrays, an `(x, y)` or `(x, y, sample_weight)` tuple of them, or a
-            finite batched `tf.data.Dataset` of such tuples.
+        data: Inputs to pass through the model: an array, a list or dictionary
+            of arrays, an `(x, y)` or `(x, y, sample_weight)` tuple of them, or
+            a finite `tf.data.Dataset` or `keras.utils.PyDataset` of batches. A
+            tuple of arrays for a model of several inputs is one of inputs.
         batch_size: Size of a batch if `data` holds arrays.
 
     Raises:
-        ValueError: If `batch_size` is not a positive integer.
+        ValueError: If `batch_size` is not a positive integer, or `data` cannot
+            be read again and again to an end.
 
     Example:
     >>> model = keras.Sequential(
@@ -57,10 +61,24 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
             "a positive integer",
             batch_size,
         )
-        if not isinstance(data, tf.data.Dataset):
-            x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-            data = tf.data.Dataset.from_tensor_slices((x,)).batch(batch_size)
+        validation.require(
+            not isinstance(data, Iterator),
+            "data",
+            "arrays, a tf.data.Dataset or a keras.utils.PyDataset, which can "
+            "be read more than once",
+            type(data),
+        )
+        endless = (
+            isinstance(data, tf.data.Dataset)
+            and data.cardinality() == tf.data.INFINITE_CARDINALITY
+        ) or (
+            isinstance(data, keras.utils.PyDataset) and data.num_batches is None
+        )
+        validation.require(
+            not endless, "data", "a data set that ends: see `take`", data
+        )
         self.data = data
+        self.batch_size = batch_size
 
     def set_model(self, model: keras.Model) -> None:
         """Takes the model to refresh.
@@ -101,8 +119,7 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
         if not layers:
             return
         weight, averages = 0.0, None
-        for batch in self.data:
-            x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        for x in self._batches():
             size = float(batching.num_samples(x))
             weight += size
             statistics = self._batch_statistics(x)
@@ -123,6 +140,50 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
             _statistics(layers), averages or (), strict=True
         ):
             variable.assign(average)
+
+    def _batches(self) -> Iterator[Any]:
+        """Yields the inputs of the model, one batch after another."""
+        if isinstance(self.data, tf.data.Dataset):
+            batches = iter(self.data)
+        elif isinstance(self.data, keras.utils.PyDataset):
+            count = self.data.num_batches
+            batches = (self.data[index] for index in range(count))
+        else:
+            x = tf.nest.map_structure(_tensor, _inputs(self.data, self.model))
+            # A data set stacks lists.
+            slices = tf.data.Dataset.from_tensor_slices((
+                keras.tree.lists_to_tuples(x),
+            ))
+            batches = iter(slices.batch(self.batch_size))
+        for batch in batches:
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            yield tf.nest.map_structure(_tensor, x)
+
+
+def _inputs(data: Any, model: keras.Model) -> Any:
+    """Returns the inputs among arrays.
+
+    `fit` takes x and y apart. Here a tuple is (x, y), as elsewhere in Keras,
+    unless the model has several inputs and no part of it can be all of them.
+    """
+    if not isinstance(data, tuple):
+        return data
+    several = len(getattr(model, "inputs", None) or ()) > 1
+    if several and not any(map(tf.nest.is_nested, data)):
+        return data
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    return x
+
+
+def _tensor(array: Any) -> Any:
+    """Returns what Keras makes of an array."""
+    if array is None or tf.is_tensor(array):
+        return array
+    if hasattr(array, "tocoo"):  # of SciPy
+        return tf.SparseTensor(*packing.sparse_parts(array))
+    if hasattr(array, "to_frame"):  # a series of pandas, which is a column
+        array = array.to_frame()
+    return tf.convert_to_tensor(np.asarray(array))
 
 
 def _normalizations(

@@ -157,9 +157,10 @@ class Chain:
         path: Any = ()
         if self.estimator.subtract_noise and self._is_noisy:
             offset = [p - x for p, x in zip(position, anchor, strict=True)]
+            alone = self.sampler.of_noise()
             path = (
                 offset,
-                self.sampler.of_noise().start(offset, drawn, self.settings, ()),
+                alone.start(offset, drawn, self.settings, sampler_slots),
             )
         return State(
             position=position,

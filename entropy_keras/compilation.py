@@ -1,9 +1,12 @@
 """Whether XLA makes the inner loop of a model faster where there is no GPU."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from entropy_keras import twins
+from entropy_keras import validation
 
 _layers = keras.layers
 # Measured on two x86 cores by `benchmarks.compilation`: XLA takes 0.4 to 0.7 of
@@ -81,3 +84,27 @@ def choose(model: keras.Model) -> None:
     """
     if not (model.run_eagerly or tf.config.list_physical_devices("GPU")):
         model.jit_compile = prefers_xla(model)
+
+
+def avoid(model: keras.Model, asked_for: Any) -> None:
+    """Makes a compiled model do without XLA, unless that was asked for.
+
+    XLA compiles a loop for one shape of what its steps read.
+
+    Args:
+        model: A model whose mini-batches differ in shape.
+        asked_for: The argument `jit_compile`.
+
+    Raises:
+        ValueError: If it is true.
+    """
+    validation.require(
+        asked_for is not True,
+        "jit_compile",
+        "False or 'auto' for mini-batches of different shapes: pad them to "
+        "one, or state theirs by `tf.ensure_shape` if it is the same",
+        asked_for,
+    )
+    if model.jit_compile:
+        model.jit_compile = False
+        model.train_function = None  # that of before

@@ -2,8 +2,10 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -19,6 +21,8 @@ Tensors = list[tf.Tensor]
 # With diagnostics, one update in so many is measured: to measure all costs up
 # to an eighth of the time of a small network.
 PERIOD = 10
+# Shown are means over the first update of an epoch and every tenth after it,
+# and `scope` and `gradient_evaluations`, those since training began.
 MEASUREMENTS = (
     "displacement",  # distance of the weights from the end of the chain
     "force_norm",  # norm of the entropy gradient
@@ -98,10 +102,10 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             schedule over updates, or a `PerVariable`. 1 samples
             `exp(-loss - scope / 2 * |x - x'|**2)` for the mean loss; 0 removes
             the noise from the computation.
-        averaging_rate: Weight α of the new sample in the running mean, in
-            (0, 1], of the positions or, with `"mean_gradient"`, of the
-            gradients; `None` takes their plain mean. Defaults to 0.75 for
-            positions and to `None` for gradients.
+        averaging_rate: Weight α of the new sample in the running mean of the
+            positions, in (0, 1]; `None` takes their plain mean. Defaults to
+            0.75. The estimator `"mean_gradient"` takes the plain mean of its
+            gradients, and none but `None`.
         data_weight: Weight ρ of the gradient of the loss itself, a non-negative
             float. If positive, every update takes one more mini-batch.
         scale_by_scope: Whether the displacement is multiplied by the scope, as
@@ -226,12 +230,25 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             Their slots.
         """
         h = self.hyperparameters
-        count = len(MEASUREMENTS) if h.diagnostics else 0
+        measured: Any = ()
+        if h.diagnostics:
+            measured = _Measured(
+                tf.zeros([]), tf.zeros([]), [tf.zeros([])] * len(MEASUREMENTS)
+            )
         return (
             h.sampler.initial_slots(variables),
             h.metric.initial_slots(variables),
-            [tf.zeros([])] * count,
+            measured,
         )
+
+    def begin_epoch(self) -> None:
+        """Lets the means of the diagnostics begin anew."""
+        if self.diagnostics and self.built:
+            *_, measured = tf.nest.pack_sequence_as(
+                self._slot_structure, self.slot_variables
+            )
+            for variable in tf.nest.flatten(measured):
+                variable.assign(0.0)
 
     def propose(
         self,
@@ -271,15 +288,10 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
         force = chain.entropy_gradient(anchor, state)
         measurements = {}
         if self.diagnostics:
-            measured = tf.cond(
-                clock.update % PERIOD == 0,
-                lambda: _measure(
-                    chain, state, anchor, force, gradient_at.first
-                ),
-                lambda: list(measured),
+            measured = measured.after(
+                lambda: _measure(chain, state, anchor, force, gradient_at.first)
             )
-            measurements = dict(zip(MEASUREMENTS, measured, strict=True))
-            measurements |= self._counters(chain, clock)
+            measurements = measured.means() | self._counters(chain, clock)
         if weight:
             force = [f + g for f, g in zip(force, weighted, strict=True)]
         return multi_gradient.Proposal(
@@ -329,6 +341,32 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
         return super().get_config() | self.hyperparameters.config()
 
 
+class _Measured(NamedTuple):
+    """Sums of the `MEASUREMENTS` of an epoch."""
+
+    num_updates: tf.Tensor
+    num_measured: tf.Tensor
+    sums: list[tf.Tensor]
+
+    def after(self, measure: Callable[[], list[tf.Tensor]]) -> "_Measured":
+        """Returns the sums after an update, which it measures if it is due."""
+        due = tf.equal(self.num_updates % PERIOD, 0.0)
+        zeros = [tf.zeros([])] * len(self.sums)
+        new = tf.cond(due, measure, lambda: zeros)
+        return _Measured(
+            self.num_updates + 1.0,
+            self.num_measured + tf.cast(due, tf.float32),
+            [s + n for s, n in zip(self.sums, new, strict=True)],
+        )
+
+    def means(self) -> dict[str, tf.Tensor]:
+        """Returns the means by name."""
+        return {
+            name: total / self.num_measured
+            for name, total in zip(MEASUREMENTS, self.sums, strict=True)
+        }
+
+
 def _warn_of_a_small_share(
     learning_rate: Any, chosen: hyperparameters.HyperParameters
 ) -> None:
@@ -336,8 +374,9 @@ def _warn_of_a_small_share(
     displaced = chosen.estimator.default_averaging_rate is not None
     if (
         validation.is_number(learning_rate, 0.0)
-        and 0 < learning_rate <= 0.01
+        and 0 < learning_rate < 0.01
         and displaced
+        and not chosen.data_weight
         and not chosen.scale_by_scope
         and chosen.num_langevin_steps
     ):

@@ -24,7 +24,8 @@ class Estimator(abc.ABC):
     Every list has one entry for each variable.
     """
 
-    #: Weight of the new sample if the user names none.
+    #: Weight of the new sample if the user names none; `None` if the estimator
+    #: takes the plain mean and no such weight.
     default_averaging_rate: float | None = None
     #: Whether the injected noise's own path is taken out of the positions.
     subtract_noise: bool = False
@@ -178,15 +179,15 @@ class Displacement(Estimator):
 @keras.saving.register_keras_serializable(package="entropy_keras")
 @dataclasses.dataclass(frozen=True)
 class MeanGradient(Estimator):
-    """The mean of the gradients along the chain.
+    """The plain mean of the gradients along the chain.
 
     ```
     entropy_gradient = sum(gradient(step) for step in 1..L) / L
     ```
 
     For sharp directions it overshoots until the chain relaxes; for flat ones
-    it is right at once, where the displacement is almost zero. With an
-    averaging rate it is a running mean that starts at the first gradient.
+    it is right at once, where the displacement is almost zero. It is always the
+    plain mean, and takes no averaging rate.
     """
 
     def initial_mean(self, anchor: Tensors) -> Tensors:  # noqa: D102
@@ -200,15 +201,9 @@ class MeanGradient(Estimator):
         step: tf.Tensor,
         averaging_rate: float | None,
     ) -> Tensors:
-        del position
-        if averaging_rate is None:
-            return [
-                m + (g - m) / tf.cast(step, m.dtype)
-                for m, g in zip(mean, gradients, strict=True)
-            ]
-        weight = tf.where(step == 1, 1.0, averaging_rate)
+        del position, averaging_rate
         return [
-            m + tf.cast(weight, m.dtype) * (g - m)
+            m + (g - m) / tf.cast(step, m.dtype)
             for m, g in zip(mean, gradients, strict=True)
         ]
 
@@ -248,6 +243,6 @@ def get(estimator: str | Estimator) -> Estimator:
         isinstance(estimator, str) and estimator in _BY_NAME,
         "estimator",
         f"an `Estimator` or one of {sorted(_BY_NAME)}",
-        repr(estimator),
+        estimator,
     )
     return _BY_NAME[estimator]()

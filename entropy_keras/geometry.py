@@ -227,6 +227,6 @@ def get(metric: str | Metric) -> Metric:
         isinstance(metric, str) and metric in _BY_NAME,
         "metric",
         f"a `Metric` or one of {sorted(_BY_NAME)}",
-        repr(metric),
+        metric,
     )
     return _BY_NAME[metric]()

@@ -59,8 +59,10 @@ def _all_finite(tensors: Sequence[Any]) -> tf.Tensor:
     return tf.reduce_all(tf.stack([tf.constant(True), *checks]))
 
 
-class StopOnFailure(keras.callbacks.Callback):
+class Watch(keras.callbacks.Callback):
     """Raises soon after an update was not made, or if there was none to make.
+
+    It also tells the optimizer of each epoch.
 
     Args:
         optimizer: The `MultiGradientOptimizer` to watch.
@@ -71,6 +73,16 @@ class StopOnFailure(keras.callbacks.Callback):
         self._optimizer = optimizer
         self._has_data = False
         self._next_look = time.monotonic() + _PERIOD
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Tells the optimizer.
+
+        Args:
+            epoch: Number of the epoch.
+            logs: Not used.
+        """
+        del epoch, logs
+        self._optimizer.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Looks at the flag if it has not for a while.
@@ -135,7 +147,7 @@ def add_to(callbacks: Any, optimizer: Any) -> Any:
     Returns:
         A list of callbacks, or the extended `CallbackList`.
     """
-    stop = StopOnFailure(optimizer)
+    stop = Watch(optimizer)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks.append(stop)
         return callbacks

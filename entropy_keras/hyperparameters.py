@@ -123,6 +123,10 @@ class HyperParameters:
             ("averaging_rate",
              rate is None or (validation.is_positive(rate) and rate <= 1),
              "a float in (0, 1], or None for the plain mean"),
+            ("averaging_rate",
+             rate is None or self.estimator.default_averaging_rate is not None,
+             "left out or None with estimator='mean_gradient', which takes the "
+             "plain mean"),
             ("data_weight", validation.is_number(self.data_weight, 0.0),
              "a non-negative float"),
             ("data_weight", self.num_langevin_steps or self.data_weight,

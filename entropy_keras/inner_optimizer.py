@@ -129,6 +129,40 @@ class InnerOptimizer(kinetics.Sampler):
         del noise, settings
         return slots if self.persistent else self._initial_state(position)
 
+    def step_size(self, like: Sequence[Any], count: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate of the rule.
+
+        Args:
+            like: Tensors of the shapes of the weights.
+            count: How many steps it has taken.
+
+        Returns:
+            A scalar.
+        """
+        rule, _ = self._instance(like)
+        with keras_private.Updates([(rule.iterations, count)]):
+            return tf.convert_to_tensor(rule.learning_rate)
+
+    def count(self, like: Sequence[Any], memory: Any) -> tf.Tensor:
+        """Returns how many steps the rule has taken.
+
+        Args:
+            like: Tensors of the shapes of the weights.
+            memory: What the rule remembers.
+
+        Returns:
+            An integer scalar.
+        """
+        rule, _ = self._instance(like)
+        return next(
+            value
+            for v, value in zip(_state_of(rule), memory, strict=True)
+            if v is rule.iterations
+        )
+
+    def of_noise(self) -> samplers.Sampler:  # noqa: D102
+        return _NoiseOfRule(self)  # noise does not enter the moments
+
     def step(  # noqa: D102
         self,
         position: Tensors,
@@ -143,8 +177,7 @@ class InnerOptimizer(kinetics.Sampler):
         values = list(
             zip([*variables, *state], [*position, *memory], strict=True)
         )
-        with keras_private.Updates(values):
-            step_size = tf.convert_to_tensor(rule.learning_rate)
+        step_size = self.step_size(position, self.count(position, memory))
         changed = {
             id(v): x
             for v, x in keras_private.step_of_rule(
@@ -175,6 +208,41 @@ class InnerOptimizer(kinetics.Sampler):
     def from_config(cls, config: dict[str, Any]) -> "InnerOptimizer":  # noqa: D102
         rule = keras.saving.deserialize_keras_object(config["rule"])
         return cls(rule, config["persistent"])
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoiseOfRule(samplers.Sampler):
+    """The path of the noise beside the steps of a rule, which counts them."""
+
+    inner: InnerOptimizer
+
+    def start(
+        self,
+        position: Tensors,
+        noise: Sequence[Any],
+        settings: Sequence[samplers.Setting],
+        slots: Any,
+    ) -> Any:
+        memory = self.inner.start(position, noise, settings, slots)
+        return self.inner.count(position, memory)
+
+    def step(
+        self,
+        position: Tensors,
+        gradients: Tensors,
+        anchor: Tensors,
+        noise: Sequence[Any],
+        memory: Any,
+        settings: Sequence[samplers.Setting],
+    ) -> tuple[Tensors, Any]:
+        step_size = self.inner.step_size(position, memory)
+        moved = [
+            _pulled(p, p, x, xi, step_size, setting)
+            for p, x, xi, setting in zip(
+                position, anchor, noise, settings, strict=True
+            )
+        ]
+        return moved, memory + 1
 
 
 def _state_of(rule: Any) -> list[keras.Variable]:

@@ -71,6 +71,20 @@ def moving_average(optimizer: keras.optimizers.Optimizer) -> Any:
     return optimizer._model_variables_moving_average
 
 
+def unpickled(content: Any) -> keras.Model:
+    """Returns the model in what Keras pickles.
+
+    Keras looks the class of a model up by its name.
+
+    Args:
+        content: The second part of `model.__reduce__()`.
+
+    Returns:
+        The model.
+    """
+    return keras.Model._unpickle_model(content)
+
+
 class Updates(keras.StatelessScope):
     """A scope in which assignments are remembered and not made.
 
@@ -134,9 +148,25 @@ class _Scoped(_BACKEND):
     _apply_weight_decay = _NEUTRAL._apply_weight_decay
     _backend_update_step = _NEUTRAL._backend_update_step
 
+    # Keras knows variables by those of TensorFlow that are within, which a scope
+    # hides behind tensors.
     def _var_key(self, variable: Any) -> Any:
-        # Within a scope `variable.value` is a tensor.
-        return super()._var_key(getattr(variable, "_value", variable))
+        return super()._var_key(variable._value)
+
+    def _check_variables_are_known(self, variables: Any) -> None:
+        for variable in variables:
+            self._get_variable_index(variable)
+
+    def _get_variable_index(self, variable: Any) -> int:
+        for i, known in enumerate(self._trainable_variables):
+            if known is variable:
+                return i
+        raise ValueError(
+            "`optimizer` must be one that was built for the variables that the "
+            "model trains: compile the model again after its layers changed. "
+            f"Received: optimizer={self.name}, which does not know "
+            f"{variable.path}"
+        )
 
     def _backend_apply_gradients(self, grads: Any, variables: Any) -> None:
         # Branches of a condition cannot assign within a scope: both are taken,

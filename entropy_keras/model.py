@@ -11,6 +11,7 @@ from entropy_keras import guard
 from entropy_keras import keras_private
 from entropy_keras import multi_gradient
 from entropy_keras import passes
+from entropy_keras import replicas
 from entropy_keras import twins
 from entropy_keras import update
 from entropy_keras import validation
@@ -96,7 +97,7 @@ class EntropyModel(keras.Model):
             "replaces: move what it does to `compute_loss`",
             model,
         )
-        if isinstance(model, keras.Sequential):
+        if type(model) is keras.Sequential:
             validation.require(
                 model.built,
                 "model",
@@ -132,6 +133,11 @@ class EntropyModel(keras.Model):
         if self._multi_gradient() is not None and self._jit_argument == "auto":
             compilation.choose(self)
         self._entrust_states()
+
+    def __reduce__(self) -> Any:
+        # The class of a twin cannot be found by its name.
+        _, (content,) = super().__reduce__()
+        return _unpickled, (content,)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the model, as JSON can hold them."""
@@ -210,19 +216,19 @@ class EntropyModel(keras.Model):
             The history of the training.
 
         Raises:
-            ValueError: If the data are empty or lack the labels that the
-                compiled loss needs.
+            ValueError: If the data are empty or lack labels for the loss.
         """
         bound = inspect.signature(super().fit).bind(
             x, y, batch_size, *args, **kwargs
         )
         optimizer = self._multi_gradient() if self.compiled else None
         if optimizer is not None:
-            batching.group_fit_arguments(
+            if batching.group_fit_arguments(
                 bound.arguments,
                 optimizer.minibatches_per_update,
                 needs_labels=self.loss is not None,
-            )
+            ):
+                compilation.avoid(self, self._jit_argument)
             self._build_for(bound.arguments)
             bound.arguments["callbacks"] = guard.add_to(
                 bound.arguments.get("callbacks"), optimizer
@@ -256,6 +262,7 @@ class EntropyModel(keras.Model):
         )
         symbolic = batching.symbolic_batch(arguments)
         if symbolic is not None and not overridden:
+            passes.build(self, symbolic)
             keras_private.build_on_symbols(self, symbolic)
         self._entrust_states()
 
@@ -274,9 +281,8 @@ class EntropyModel(keras.Model):
         if optimizer is None:
             return super().train_step(data)
         minibatch = batching.split(data, optimizer.minibatches_per_update)
-        if not self.built:
-            passes.build(self, minibatch(0))
-            self._entrust_states()
+        passes.build(self, minibatch(0))
+        self._entrust_states()
         if not self.trainable_variables:
             return super().train_step(data)
         if not self.optimizer.built:
@@ -288,4 +294,19 @@ class EntropyModel(keras.Model):
             synchronized=optimizer.chains == "synchronized",
             jit_compile=self._jit_argument is not False,
         )
-        return update.make(self, optimizer, gradient_at)
+        change = update.compute(self, optimizer, gradient_at)
+        replicas.write(change.ok, change.changes, change.always)
+        return change.logs
+
+
+def _unpickled(content: Any) -> EntropyModel:
+    """Returns the model that pickle has taken apart."""
+    model = keras_private.unpickled(content)
+    if isinstance(model, EntropyModel):
+        return model
+    # Files name the class that `from_model` was given.
+    config = model.get_compile_config()
+    model = EntropyModel.from_model(model)
+    if config:
+        model.compile_from_config(config)
+    return model

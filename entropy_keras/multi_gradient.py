@@ -335,6 +335,9 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer, abc.ABC):
         count = len(tf.nest.flatten(self._slot_structure))
         return [getattr(self, f"slot_{i}") for i in range(count)]
 
+    def begin_epoch(self) -> None:
+        """Called by `fit` before each epoch; does nothing by default."""
+
     @property
     def learning_rate(self) -> Any:
         """The outer learning rate, that of `outer_optimizer`."""

@@ -90,6 +90,10 @@ def run(
         None if g is None else tf.convert_to_tensor(g)
         for g in tape.gradient(scaled_loss, list(position))
     ]
+    for gradient, value in zip(gradients, position, strict=True):
+        if gradient is not None:
+            # Lost where data do not tell theirs; the loop of the chain asks.
+            gradient.set_shape(value.shape)
     if isinstance(model.optimizer, LossScaleOptimizer):
         factor = 1.0 / model.optimizer.scale_loss(tf.constant(1.0))
         gradients = [None if g is None else g * factor for g in gradients]
@@ -208,18 +212,29 @@ class GradientAt:
 
 
 def build(model: keras.Model, batch: Any) -> None:
-    """Creates the variables of a subclassed model, without running it.
+    """Creates the variables of layers that no call has created yet.
+
+    It runs the model on symbols, as in training, since some layers may have
+    no part in inference.
 
     Args:
         model: The model.
-        batch: What it is to take.
+        batch: What it is to take: tensors, or symbols.
     """
+    if all(layer.built for layer in keras_private.layers_within(model)):
+        return
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    model(
-        tf.nest.map_structure(
-            lambda t: keras.KerasTensor(t.shape, t.dtype.name), x
-        )
+    symbols = tf.nest.map_structure(
+        lambda t: (
+            None if t is None else keras.KerasTensor(t.shape, _name(t.dtype))
+        ),
+        x,
     )
+    model(symbols, **training_argument(model.call))
+
+
+def _name(dtype: Any) -> str:
+    return dtype if isinstance(dtype, str) else dtype.name
 
 
 def carried_states(model: keras.Model) -> list[keras.Variable]:

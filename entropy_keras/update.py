@@ -1,10 +1,11 @@
 """One update: the optimizer proposes, the replicas reduce, the guard looks.
 
-Whatever the update would change is a value until all of it is known; one call
-writes it, or nothing.
+Whatever the update would change is a value until all of it is known; who asked
+for it then writes it, or nothing.
 """
 
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -17,12 +18,28 @@ from entropy_keras import passes
 from entropy_keras import replicas
 
 
-def make(
+class Change(NamedTuple):
+    """What an update is to write.
+
+    Attributes:
+        ok: Whether to write `changes`.
+        changes: Variables of model, optimizer and metrics with new values.
+        always: Those that change all the same.
+        logs: The value of each metric by name.
+    """
+
+    ok: tf.Tensor
+    changes: list[replicas.Valued]
+    always: list[replicas.Valued]
+    logs: dict[str, Any]
+
+
+def compute(
     model: keras.Model,
     optimizer: multi_gradient.MultiGradientOptimizer,
     gradient_at: passes.GradientAt,
-) -> dict[str, Any]:
-    """Makes one update of a model and its optimizer.
+) -> Change:
+    """Computes one update of a model and its optimizer, and writes nothing.
 
     Args:
         model: A model, compiled with the optimizer and built.
@@ -30,7 +47,7 @@ def make(
         gradient_at: Gives the gradients of the update.
 
     Returns:
-        The current value of each metric by name.
+        What to write.
 
     Raises:
         ValueError: If `propose` asked for no gradient.
@@ -51,20 +68,23 @@ def make(
         None if known is None else gradient
         for known, gradient in zip(report.gradients, gradients, strict=True)
     ]
-    step = keras_private.step_of_rule(
-        optimizer.outer_optimizer, gradients, model.trainable_variables
-    )
     shared = [
         *states,
-        *step,
+        *keras_private.step_of_rule(
+            optimizer.outer_optimizer, gradients, model.trainable_variables
+        ),
         *zip(optimizer.slot_variables, slots, strict=True),
         (optimizer.iterations, optimizer.iterations + 1),
     ]
     failure = guard.look(loss, gradients, [value for _, value in shared])
-    shown, logs = _shown(model, report, gradient_at.batch)
     ok, always = _verdict(model.optimizer, optimizer, failure)
-    replicas.write(ok, [*shared, *gradient_at.carried, *shown], always)
-    return logs | proposal.measurements
+    shown, logs = _shown(model, report, gradient_at.batch)
+    return Change(
+        ok,
+        [*shared, *gradient_at.carried, *shown],
+        always,
+        logs | proposal.measurements,
+    )
 
 
 def _clock(

@@ -5,14 +5,14 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("entropy_keras", "trainers")
-HEADER = '''\
+HEADER = """\
 # One target per module, as `python tests/build_file.py` writes it from the
 # imports. Third-party packages come from requirements, not from targets.
 
 load("@rules_python//python:defs.bzl", "py_binary", "py_library")
 
 package(default_visibility = ["//visibility:public"])
-'''
+"""
 
 
 def modules():

@@ -1,14 +1,14 @@
-"""A model whose loss is a quadratic: linear regression, in float64."""
+"""A model whose loss is a quadratic: linear regression."""
 
 import keras
 import numpy as np
 
 
-def dense(shape, *layers, scale=0.5):
-    """Returns a float64 model of dense layers `(units, activation)`."""
+def dense(shape, *layers, scale=0.5, dtype="float64"):
+    """Returns a model of dense layers `(units, activation)`."""
     model = keras.Sequential([
-        keras.Input(shape, dtype="float64"),
-        *(keras.layers.Dense(*layer, dtype="float64") for layer in layers),
+        keras.Input(shape, dtype=dtype),
+        *(keras.layers.Dense(*layer, dtype=dtype) for layer in layers),
     ])
     rng = np.random.default_rng(2)
     for variable in model.trainable_variables:
@@ -22,9 +22,10 @@ class Regression:
     Args:
         at_minimum: Whether the weights are those of the least squares.
         axes: Whether the Hessian is diagonal.
+        dtype: Of the model.
     """
 
-    def __init__(self, at_minimum=False, axes=False):
+    def __init__(self, at_minimum=False, axes=False, dtype="float64"):
         rng = np.random.default_rng(0)
         inputs = rng.normal(size=[8, 3])
         if axes:
@@ -32,7 +33,7 @@ class Regression:
             inputs *= [1.0, 2.0, 4.0]
         targets = rng.normal(size=[8, 1])
         extended = np.hstack([inputs, np.ones([8, 1])])
-        self.model = dense([3], (1, None))
+        self.model = dense([3], (1, None), dtype=dtype)
         if at_minimum:
             best, *_ = np.linalg.lstsq(extended, targets, rcond=None)
             self.model.set_weights([best[:3], best[3]])

@@ -2,11 +2,14 @@
 
 import keras
 import numpy as np
+import pandas
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 import entropy_keras
 from entropy_keras import batching
+from entropy_keras import joining
 
 
 @pytest.mark.parametrize(
@@ -278,27 +281,25 @@ def test_weights_of_samples_and_classes_reach_their_minibatch():
     assert float(unweighted.get_weights()[0]) < 1.0
 
 
-def test_generator_groups_keep_an_absent_sample_weight():
-    def triples():
-        for x, y in batches():
-            yield x, y, None
-
-    group = next(iter(batching._group_batches(triples(), 3, True)))
-    assert group[0].shape == (6, 1)
-    assert group[2] is None
+def test_joined_batches_keep_an_absent_part():
+    batches = [((np.ones([2, 1]), None), np.ones([2]), None)] * 3
+    (one, other), y = joining.Joining(batches, 3).join(batches)
+    assert one.shape == (6, 1)
+    assert other is None
+    assert y.shape == (6,)
 
 
-def test_generator_groups_of_sparse_and_ragged_tensors():
-    def pairs():
-        for _ in range(2):
-            yield (
-                tf.sparse.from_dense([[0, 1], [2, 0]]),
-                tf.ragged.constant([[1], [2, 2]]),
-            )
-
-    sparse, ragged = next(iter(batching._group_batches(pairs(), 2, True)))
-    assert tf.sparse.to_dense(sparse).numpy().tolist() == [[0, 1], [2, 0]] * 2
-    assert ragged.to_list() == [[1], [2, 2]] * 2
+def test_joined_batches_of_sparse_and_ragged_tensors():
+    dense = np.array([[0, 1], [2, 0]])
+    batch = (
+        tf.sparse.from_dense(dense),
+        tf.ragged.constant([[1], [2, 2]]),
+        scipy.sparse.csr_matrix(dense),
+    )
+    group = joining.Joining([batch, batch], 2).join([batch, batch])
+    assert tf.sparse.to_dense(group[0]).numpy().tolist() == [[0, 1], [2, 0]] * 2
+    assert group[1].to_list() == [[1], [2, 2]] * 2
+    assert group[2].toarray().tolist() == [[0, 1], [2, 0]] * 2
 
 
 def test_validation_split_trains_on_the_first_part():
@@ -439,6 +440,235 @@ def test_an_optional_input_may_be_absent():
     x = {"one": FEATURES, "other": None}
     model.fit(x, FEATURES[:, 0], batch_size=2, verbose=0)
     assert int(model.optimizer.iterations) == 6
+
+
+def texts():
+    vectorize = keras.layers.TextVectorization(
+        vocabulary=["a", "b", "c"], output_sequence_length=3
+    )
+    inputs = keras.Input([], dtype="string")
+    vectors = keras.layers.Embedding(6, 2)(vectorize(inputs))
+    flat = keras.layers.Flatten()(vectors)
+    return keras.Model(inputs, keras.layers.Dense(1)(flat))
+
+
+def columns():
+    inputs = keras.Input([2])
+    return keras.Model(inputs, keras.layers.Dense(1)(inputs))
+
+
+WORDS = np.array(["a b", "b", "c a", "a", "b b c"], object)
+TARGETS = np.arange(5, dtype="float32")[:, np.newaxis]
+FRAME = pandas.DataFrame({"a": np.arange(5.0), "b": np.arange(5) % 3})
+
+
+class ArrayLike:
+    """What only tells that NumPy can read it."""
+
+    def __init__(self, array):
+        self.array = array
+        self.shape = array.shape
+        self.dtype = array.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.array, dtype)
+
+
+def parts(*arrays):
+    for start in range(0, 5, 2):
+        yield tuple(
+            None if array is None else tf.constant(array[start : start + 2])
+            for array in arrays
+        )
+
+
+class PartsOf(keras.utils.PyDataset):
+    def __init__(self, *arrays):
+        super().__init__()
+        self.parts = list(parts(*arrays))
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.parts[index]
+
+
+def slices(*arrays):
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(2)
+
+
+FLOATS = FRAME.to_numpy("float32")
+
+
+# Every case is one of a kind that Keras trains on, in batches of two.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize(
+    ("build", "data"),
+    [
+        (texts, lambda: {"x": WORDS, "y": TARGETS, "batch_size": 2}),
+        (
+            texts,
+            lambda: {"x": tf.constant(WORDS), "y": TARGETS, "batch_size": 2},
+        ),
+        (texts, lambda: {"x": slices(WORDS, TARGETS)}),
+        (texts, lambda: {"x": parts(WORDS, TARGETS)}),
+        (texts, lambda: {"x": PartsOf(WORDS, TARGETS)}),
+        (columns, lambda: {"x": FRAME, "y": FRAME["a"], "batch_size": 2}),
+        (columns, lambda: {"x": FRAME, "y": FRAME[["a"]], "batch_size": 2}),
+        (
+            columns,
+            lambda: {
+                "x": ArrayLike(FLOATS),
+                "y": ArrayLike(TARGETS),
+                "batch_size": 2,
+            },
+        ),
+        (columns, lambda: {"x": FLOATS, "y": TARGETS, "steps_per_epoch": 3}),
+        (
+            columns,
+            lambda: {
+                "x": slices(FLOATS, TARGETS).map(lambda x, y: (x, y, None))
+            },
+        ),
+        (
+            columns,
+            lambda: {
+                "x": slices(FLOATS, TARGETS).map(lambda x, y: (x, y, None)),
+                "class_weight": {1: 2.0, 4: 3.0},
+            },
+        ),
+        (columns, lambda: {"x": parts(FLOATS, TARGETS, None)}),
+        (columns, lambda: {"x": PartsOf(FLOATS, TARGETS)}),
+    ],
+)
+def test_without_inner_steps_it_is_sgd_on_any_data(build, data):
+    weights = []
+    for optimizer in (
+        keras.optimizers.SGD(0.01),
+        entropy_keras.EntropySGD(0.01, num_langevin_steps=0, data_weight=1.0),
+        entropy_keras.EntropySGD(0.01, num_langevin_steps=2),
+    ):
+        keras.utils.set_random_seed(0)
+        model = build()
+        before = model.get_weights()
+        if weights:
+            model = entropy_keras.EntropyModel.from_model(model)
+        model.compile(optimizer, loss="mse", run_eagerly=True)
+        model.fit(**data(), shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    # Grouped, it takes other steps, and trains.
+    assert any((a != b).any() for a, b in zip(weights[2], before, strict=True))
+    for sgd, entropy_sgd in zip(*weights[:2], strict=True):
+        np.testing.assert_allclose(entropy_sgd, sgd, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        lambda x: x,
+        lambda x: (x,),
+        lambda x: (x, None),
+        lambda x: (x, None, None),
+    ],
+)
+def test_data_of_no_labels(absent):
+    data = slices(SAMPLES).map(absent)
+    pairs = slices(SAMPLES, SAMPLES)
+    assert [
+        keras.utils.unpack_x_y_sample_weight(group)[0].tolist()
+        for group in batching.group_dataset(data, 2).as_numpy_iterator()
+    ] == [
+        x.tolist()
+        for x, _ in batching.group_dataset(pairs, 2).as_numpy_iterator()
+    ]
+    for kind in (
+        lambda: data,
+        lambda: iter([absent(SAMPLES)]),
+        lambda: PartsOf(SAMPLES),
+    ):
+        with pytest.raises(ValueError, match="^`y` must be the labels"):
+            batching.group_fit_arguments({"x": kind()}, 2, needs_labels=True)
+        batching.group_fit_arguments({"x": kind()}, 2, needs_labels=False)
+
+
+def test_an_element_that_is_one_tuple_of_inputs_stays_one():
+    pair = slices(SAMPLES, -SAMPLES)
+    grouped = batching.group_dataset(pair.map(lambda a, b: ((a, b),)), 2)
+    ((a, b),) = next(iter(grouped))
+    np.testing.assert_array_equal(a, -b)
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_an_optional_input_may_be_absent_from_a_data_set(varying):
+    data = slices(SAMPLES, SAMPLES).map(lambda x, y: ({"a": x, "b": None}, y))
+    if varying:
+        data = data.map(
+            lambda x, y: ({**x, "a": x["a"][:, : tf.shape(y)[1]]}, y)
+        )
+    group = next(iter(batching.group_dataset(data, 2)))
+    assert group[0]["b"] is None
+    x, y = batching.split(group, 2)(1)
+    assert x["b"] is None
+    assert x["a"].numpy().tolist() == y.numpy().tolist() == [[2.0], [3.0]]
+
+
+def test_steps_per_epoch_that_does_not_divide_the_data():
+    model, seen = recording_model()
+    data = slices(SAMPLES, SAMPLES)  # 4 batches, 2 groups
+    model.fit(data, steps_per_epoch=1, epochs=3, shuffle=False, verbose=0)
+    # An epoch takes up the data where the one before it has stopped.
+    assert seen == [[0, 1], [2, 3], [4, 5], [6, 4], [0, 1], [2, 3]]
+
+
+def test_steps_per_epoch_divides_arrays_without_a_batch_size():
+    model, seen = recording_model()
+    model.fit(SAMPLES, SAMPLES, steps_per_epoch=2, shuffle=False, verbose=0)
+    # As in Keras, 7 / 2 samples a step: 4, in two mini-batches, and 3.
+    assert seen == [[0, 1], [2, 3], [4, 5], [6, 4]]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_a_generator_that_ends_early_trains_on_what_there_is():
+    model, seen = recording_model()
+    model.fit(batches(), steps_per_epoch=5, shuffle=False, verbose=0)
+    assert seen == [[0, 1], [2, 3], [4, 5], [6, 4]]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: np.ones([0, 1]),
+        lambda: slices(SAMPLES, SAMPLES).take(0),
+        lambda: slices(SAMPLES, SAMPLES).filter(lambda x, y: False),
+        lambda: iter([]),
+    ],
+    ids=["array", "data set", "data set of unknown size", "generator"],
+)
+def test_data_without_a_sample_are_refused(data):
+    model, _ = recording_model()
+    x = data()
+    y = x if isinstance(x, np.ndarray) else None
+    with pytest.raises(ValueError, match="^`x` must be a data set of at least"):
+        model.fit(x, y, shuffle=False, verbose=0)
+
+
+class Loader:
+    """The form of the loaders of other frameworks."""
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        return batches()
+
+
+@pytest.mark.parametrize("x", [Loader(), ["a", "b"], [1.0, 2.0]])
+def test_what_keras_would_not_slice_is_refused(x):
+    model, _ = recording_model()
+    with pytest.raises(ValueError, match="^`x` must be arrays, a tf.data"):
+        model.fit(x, SAMPLES[:2], verbose=0)
 
 
 def test_inputs_that_are_all_absent_are_refused():

@@ -2,7 +2,9 @@
 
 import keras
 import numpy as np
+import pandas
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 import entropy_keras
@@ -113,6 +115,131 @@ def test_without_batch_normalization_nothing_happens():
     callback.set_model(model)
     callback.recalibrate()
     assert (model.get_weights()[0] == before[0]).all()
+
+
+OTHER = np.random.default_rng(1).normal(-1.0, 2.0, X.shape).astype("float32")
+
+
+def network_of_two():
+    inputs = [keras.Input([4], name=name) for name in "ab"]
+    x = keras.layers.Add()(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    return keras.Model(inputs, x)
+
+
+class Parts(keras.utils.PyDataset):
+    def __init__(self, *batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def halves(pack):
+    return Parts(*(pack(X[s], OTHER[s]) for s in (slice(0, 25), slice(25, 50))))
+
+
+def dataset(*structure):
+    return tf.data.Dataset.from_tensor_slices(structure).batch(25)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [X, OTHER],
+        (X, OTHER),
+        {"a": X, "b": OTHER},
+        ([X, OTHER], X),
+        ((X, OTHER), X, X[:, 0]),
+        ({"a": X, "b": OTHER}, X),
+        ((X, OTHER),),
+        [pandas.DataFrame(X), tf.constant(OTHER)],
+        dataset((X, OTHER), X),
+        dataset({"a": X, "b": OTHER}, X),
+        dataset({"a": X, "b": OTHER}),
+        halves(lambda a, b: ([a, b], a)),
+        halves(lambda a, b: ((a, b), a, a[:, 0])),
+        halves(lambda a, b: {"a": a, "b": b}),
+    ],
+)
+def test_data_of_several_inputs(data):
+    norm = recalibrated(network_of_two(), data, batch_size=25)
+    np.testing.assert_allclose(norm.moving_mean, (X + OTHER).mean(0), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "dense"),
+    [
+        (pandas.Series(X[:, 0]), X[:, :1]),
+        (scipy.sparse.csr_matrix(np.maximum(X, 0)), np.maximum(X, 0)),
+        (Parts(X[:25], X[25:]), X),
+        ((X, None), X),
+    ],
+    ids=["series", "sparse", "arrays of a PyDataset", "no labels"],
+)
+def test_data_of_one_input(data, dense):
+    inputs = keras.Input(dense.shape[1:], sparse=hasattr(data, "tocoo"))
+    hidden = keras.layers.Dense(2)(inputs)
+    outputs = keras.layers.BatchNormalization(name="norm")(hidden)
+    model = keras.Model(inputs, outputs)
+    norm = recalibrated(model, data, batch_size=25)
+    mean = dense.mean(0) @ model.layers[1].kernel.numpy()
+    np.testing.assert_allclose(norm.moving_mean, mean, 1e-4, 1e-5)
+
+
+def test_padded_batches_and_texts():
+    words = np.array(["a", "b c", "a b c", "c", "a a"], object)
+    vectorize = keras.layers.TextVectorization(vocabulary=["a", "b", "c"])
+    for data in (words, tf.data.Dataset.from_tensor_slices(words).batch(2)):
+        inputs = keras.Input([], dtype="string")
+        vectors = keras.layers.Embedding(6, 2)(vectorize(inputs))
+        outputs = keras.layers.BatchNormalization(name="norm")(vectors)
+        model = keras.Model(inputs, outputs)
+        # Batches of lengths 2, 3 and 2, weighted by their 2, 2 and 1 samples.
+        batches = [
+            model.layers[-2](vectorize(words[i : i + 2])).numpy()
+            for i in (0, 2, 4)
+        ]
+        means = [batch.mean((0, 1)) for batch in batches]
+        assert {len(batch[0]) for batch in batches} == {2, 3}
+        norm = recalibrated(model, data, batch_size=2)
+        expected = np.average(means, 0, [2, 2, 1])
+        np.testing.assert_allclose(norm.moving_mean, expected, 1e-4, 1e-6)
+
+
+class Endless(Parts):
+    num_batches = None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (iter([X]), "`data` must be arrays, .* read more than once"),
+        ((x for x in [X]), "`data` must be arrays, .* read more than once"),
+        (dataset(X).repeat(), "`data` must be a data set that ends"),
+        (Endless(X), "`data` must be a data set that ends"),
+    ],
+)
+def test_data_that_cannot_be_read_to_an_end_again(data, message):
+    with pytest.raises(ValueError, match=message):
+        callbacks.RecalibrateBatchNorm(data)
+
+
+def test_padded_data_sets():
+    rows = [[1.0], [2.0, 3.0], [4.0, 0.0, 5.0]]
+    data = tf.data.Dataset.from_generator(
+        lambda: iter(rows), output_signature=tf.TensorSpec([None])
+    )
+    inputs = keras.Input([None, 1])
+    outputs = keras.layers.BatchNormalization(name="norm")(inputs)
+    data = data.padded_batch(2).map(lambda x: x[:, :, tf.newaxis])
+    norm = recalibrated(keras.Model(inputs, outputs), data)
+    # Means 6 / 4 of two samples and 9 / 3 of one.
+    np.testing.assert_allclose(norm.moving_mean, [2.0], 1e-6)
 
 
 def test_no_data_is_an_error():

@@ -1,8 +1,9 @@
-"""50 random updates equal the NumPy version, over a product of settings."""
+"""50 random updates equal the NumPy version, over pairs of all settings."""
 
 import itertools
 import pathlib
 
+import covering
 import keras
 import langevin
 import numpy as np
@@ -19,52 +20,81 @@ PENALTY = 0.0625
 MOMENTUM = 0.875
 WEIGHT_DECAY = 0.125
 ADAM = {"beta_1": 0.875, "beta_2": 511 / 512, "epsilon": 2**-10}
+INNER_RATE = 2**-6
 
 SAMPLERS = {
     "plain": (entropy_keras.SGLD(momentum=0.0), ("sgld", 0.0, False)),
     "nesterov": (entropy_keras.SGLD(0.9), ("sgld", 0.9, True)),
     "momentum": (entropy_keras.SGLD(0.5, nesterov=False), ("sgld", 0.5, False)),
     "split": (entropy_keras.SplitSGLD(), ("split",)),
+    "adam": (
+        entropy_keras.InnerOptimizer(
+            keras.optimizers.Adam(INNER_RATE, **ADAM), persistent=True
+        ),
+        ("adam",),
+    ),
 }
+QUIET = entropy_keras.Displacement(subtract_noise=True)
 ESTIMATORS = {
     "ema": {"averaging_rate": 0.75},
     "mean": {"averaging_rate": None},
     "scaled": {"averaging_rate": 0.25, "scale_by_scope": True},
     "mean_gradient": {"averaging_rate": None, "estimator": "mean_gradient"},
+    "quiet": {"averaging_rate": 0.5, "estimator": QUIET},
 }
-CLIPPING = ({}, {"clipnorm": 0.2}, {"global_clipnorm": 0.3}, {"clipvalue": 0.1})
-# All 64 combinations but one in four, another one for each estimator.
-PRODUCT = [
-    case
-    for i, case in enumerate(
-        itertools.product(
-            SAMPLERS, ESTIMATORS, (0.0, 0.3), ("anchor", "stationary")
-        )
-    )
-    if i % 4 != i // 4 % 4
-]
+CLIPPING = {
+    "unclipped": {},
+    "each": {"clipnorm": 0.2},
+    "all": {"global_clipnorm": 0.3},
+    "value": {"clipvalue": 0.1},
+}
+SCOPES = {
+    "scope": 0.3,
+    "scoping": entropy_keras.ExponentialScope(0.1, 0.05, 2.0),
+}
+FACTORS = {
+    "sampler": tuple(SAMPLERS),
+    "estimator": tuple(ESTIMATORS),
+    "clipping": tuple(CLIPPING),
+    "outer": ("sgd", "nesterov", "adam"),
+    "num_langevin_steps": (1, 2, 5),
+    "temperature": (0.0, 1e-8, 1e-2),
+    "scope": tuple(SCOPES),
+    "langevin_learning_rate": (0.05, None),
+    "data_weight": (0.0, 0.3),
+    "start": ("anchor", "stationary"),
+    "share_batch": (False, True),
+    "metric": ("identity", "relative"),
+    "dtype": ("float32", "float64"),
+}
+# What a user gets who changes nothing, and the same at a temperature to see.
+DEFAULTS = [
+    ("nesterov", "ema", "unclipped", "sgd", 5, temperature, "scope", 0.05,
+     0.0, "anchor", False, "identity", dtype)
+    for temperature, dtype in ((1e-8, "float32"), (1e-2, "float64"))
+]  # fmt: skip
+CASES = covering.cases(list(FACTORS.values()), DEFAULTS)
 
 
-def make_case(index):
+def make_case(values):
     """Returns the arguments of EntropySGD and what else the case varies."""
-    sampler, estimator, data_weight, start = PRODUCT[index]
+    case = dict(zip(FACTORS, values, strict=True))
+    kept = (
+        "num_langevin_steps", "temperature", "langevin_learning_rate",
+        "data_weight", "start", "share_batch", "metric",
+    )  # fmt: skip
+    sampler, kind = SAMPLERS[case["sampler"]]
     arguments = {
-        "num_langevin_steps": 1 + index % 4,
-        "temperature": (1e-3, 1e-8)[index % 3 == 0],
-        "scope": (0.3, entropy_keras.ExponentialScope(0.1, 0.05, 2.0))[
-            index // 2 % 2
-        ],
-        "langevin_learning_rate": (0.05, None)[index // 4 % 2],
-        "data_weight": data_weight,
-        "start": start,
-        "share_batch": index % 5 == 0,
-        "sampler": SAMPLERS[sampler][0],
-        **ESTIMATORS[estimator],
-        **CLIPPING[index % 4],
-        "seed": index,
+        **{name: case[name] for name in kept},
+        "scope": SCOPES[case["scope"]],
+        "sampler": sampler,
+        **ESTIMATORS[case["estimator"]],
+        **CLIPPING[case["clipping"]],
+        "seed": CASES.index(values),
     }
-    outer = ("sgd", "nesterov", "adam")[index % 3]
-    return arguments, SAMPLERS[sampler][1], outer
+    if kind[0] == "adam":  # whose learning rate is its own
+        arguments["langevin_learning_rate"] = None
+    return arguments, kind, case["outer"], case["dtype"]
 
 
 def learning_rate_at(update, outer):
@@ -109,10 +139,13 @@ def run_reference(weights, groups, arguments, kind, outer, dtype):
         "nesterov": reference.OuterSGD(momentum=MOMENTUM),
         "adam": reference.OuterAdam(**ADAM),
     }[outer]
+    inner = reference.OuterAdam(**ADAM) if kind[0] == "adam" else None
     for update, (x, y) in enumerate(groups):
         learning_rate = learning_rate_at(update, outer)
         step_size = arguments["langevin_learning_rate"]
-        if step_size is None:
+        if inner is not None:
+            step_size = INNER_RATE
+        elif step_size is None:
             step_size = 0.1 * learning_rate
         scope = arguments["scope"]
         if not isinstance(scope, float):
@@ -133,7 +166,11 @@ def run_reference(weights, groups, arguments, kind, outer, dtype):
             rows = slice(MINIBATCH * index, MINIBATCH * (index + 1))
             return x[rows], y[rows]
 
-        settings = {"estimator": "displacement", "scale_by_scope": False}
+        settings = {
+            "estimator": "displacement",
+            "scale_by_scope": False,
+            "quiet": arguments.get("estimator") is QUIET,
+        }
         settings |= arguments | {
             "L": arguments["num_langevin_steps"],
             "h": step_size,
@@ -141,21 +178,27 @@ def run_reference(weights, groups, arguments, kind, outer, dtype):
             "kind": kind,
         }
         total = reference.entropy_gradient(
-            gradient, weights, minibatch, draw, settings
+            gradient, weights, minibatch, draw, settings, inner
         )
         weights = optimizer.apply(weights, total, learning_rate)
     return weights
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("index", range(len(PRODUCT)))
-def test_fifty_updates_equal_numpy(index, dtype):
-    arguments, kind, outer = make_case(index)
+def test_each_pair_of_values_meets():
+    factors = list(FACTORS.values())
+    for one, other in itertools.combinations(range(len(factors)), 2):
+        met = {(case[one], case[other]) for case in CASES}
+        assert met == set(itertools.product(factors[one], factors[other]))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c)))
+def test_updates_equal_numpy(case):
+    arguments, kind, outer, dtype = make_case(case)
     keras.config.set_floatx(dtype)
     keras.config.set_dtype_policy(dtype)
     try:
         model = make_model(arguments, outer)
-        rng = np.random.default_rng(index)
+        rng = np.random.default_rng(arguments["seed"])
         rows = MINIBATCH * model.optimizer.minibatches_per_update
         groups = [
             (rng.normal(size=(rows, 3)), rng.normal(size=(rows, 2)))

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import entropy_keras
 from entropy_keras import batching
+from entropy_keras import passes
 from entropy_keras import update
 
 MINIBATCHES, SIZE = 3, 4
@@ -52,7 +53,9 @@ def hlo(network, monkeypatch):
         jit_compile=True,
     )
     model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
+    variables = [
+        *model.variables, *model.metrics_variables, *model.optimizer.variables
+    ]  # fmt: skip
     data = (
         tf.zeros([MINIBATCHES * SIZE, *model.input_shape[1:]]),
         tf.zeros([MINIBATCHES * SIZE], tf.int32),
@@ -61,12 +64,15 @@ def hlo(network, monkeypatch):
     @tf.function(jit_compile=True)
     def gradients(values, data):
         # The lowering takes no variables: tensors stand in for their values.
-        with monkeypatch.context() as patch, keras.StatelessScope():
+        with monkeypatch.context() as patch:
             for variable, value in zip(variables, values, strict=True):
                 patch.setattr(variable, "_value", value)
             minibatch = batching.split(data, MINIBATCHES)
-            result = update.run(model, model.optimizer, minibatch)
-            return result.gradients
+            gradient_at = passes.GradientAt(
+                model, minibatch, model.optimizer.clip
+            )
+            change = update.compute(model, model.optimizer, gradient_at)
+            return [value for _, value in change.changes]
 
     values = [tf.convert_to_tensor(variable) for variable in variables]
     lower = gradients.experimental_get_compiler_ir(values, data)

@@ -64,9 +64,10 @@ def test_half_precision_follows_float32(policy, jit_compile):
         )
         histories[name] = history.history["loss"]
     # bfloat16 has 8 bits, hence a relative error of 2**-8 in each product;
-    # float16 may skip updates until its loss scale fits.
+    # float16 skips the first updates, and shows none that it skipped, until
+    # its loss scale fits.
     np.testing.assert_allclose(
-        histories[policy], histories["float32"], rtol=0.1
+        histories[policy][1:], histories["float32"][1:], rtol=0.1
     )
     assert histories[policy][-1] < 0.6 * histories[policy][0]
     assert model.trainable_variables[0].dtype == "float32"

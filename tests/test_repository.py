@@ -9,6 +9,8 @@ import build_file
 import entropy_keras
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
 def test_build_states_the_imports():
     assert (ROOT / "BUILD").read_text() == build_file.text()
 

@@ -1,5 +1,6 @@
 """Flatness of quadratics, where each measure is known."""
 
+import functools
 import itertools
 import math
 import statistics
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import quadratic
+import tensorflow as tf
 
 from entropy_keras import landscape
 
@@ -52,7 +54,7 @@ def test_epsilon_sharpness_is_a_lower_bound_that_starts_raise(minimum):
     exact = corner_sharpness(minimum, 0.1)
     few, many = (
         landscape.epsilon_sharpness(
-            *minimum.arguments, epsilon=0.1, starts=starts
+            *minimum.arguments, epsilon=0.1, num_starts=starts
         )
         for starts in (1, 20)
     )
@@ -60,10 +62,160 @@ def test_epsilon_sharpness_is_a_lower_bound_that_starts_raise(minimum):
     assert many == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.parametrize("epsilon", [1e-1, 1e-3, 1e-6])
+@pytest.mark.parametrize(
+    ("dtype", "rel"), [("float32", 2e-4), ("float64", 1e-9)]
+)
+def test_a_box_is_judged_alike_at_any_size(dtype, rel, epsilon):
+    regression = quadratic.Regression(axes=True, dtype=dtype)
+    found = landscape.epsilon_sharpness(*regression.arguments, epsilon=epsilon)
+    expected = corner_sharpness(regression, epsilon)
+    assert found == pytest.approx(expected, rel=rel)
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.05, 1e-5])
+@pytest.mark.parametrize(
+    ("dtype", "rel"), [("float32", 2e-3), ("float64", 1e-8)]
+)
+def test_a_ball_is_judged_alike_at_any_size(dtype, rel, rho):
+    regression = quadratic.Regression(dtype=dtype)
+    found = landscape.sam_sharpness(
+        *regression.arguments, rho=rho, num_steps=60
+    )
+    assert found == pytest.approx(ball_sharpness(regression, rho), rel=rel)
+
+
+@functools.cache
+def trained(kind):
+    """Returns a trained network of float32 and its data."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    if kind == "dense":
+        inputs = rng.normal(size=[100, 6])
+        labels = np.argmax(inputs[:, :3] + 0.5 * inputs[:, 3:], axis=1)
+        layers = [keras.layers.Dense(12, "relu"), keras.layers.Dense(8, "tanh")]
+    else:
+        inputs = rng.normal(size=[100, 8, 8, 1])
+        labels = (inputs[:, 2:6, 2:6].sum(axis=(1, 2, 3)) > 0).astype("int32")
+        layers = [
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+        ]
+    model = keras.Sequential([
+        keras.Input(inputs.shape[1:]),
+        *layers,
+        keras.layers.Dense(3),
+    ])
+    model.compile(
+        keras.optimizers.Adam(0.02),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(inputs, labels, epochs=15, verbose=0)
+    return model, (inputs.astype("float32"), labels)
+
+
+def long_search(objective, scale, is_box):
+    """Returns the largest rise that 8 long ascents with momentum find."""
+    center = objective.position().numpy().astype("float64")
+    rng = np.random.default_rng(5)
+    best = -math.inf
+
+    def rise(place):
+        position = tf.constant(center + scale * place, "float32")
+        return float(objective.value(position)) - start
+
+    start = 0.0
+    start = rise(np.zeros_like(center))
+    for _ in range(8):
+        place = rng.uniform(-1.0, 1.0, len(center))
+        momentum = np.zeros_like(center)
+        for step in range(150):
+            position = tf.constant(center + scale * place, "float32")
+            slope = scale * objective.gradient(position).numpy()
+            size = np.abs(slope).max() if is_box else np.linalg.norm(slope)
+            momentum = 0.7 * momentum + 0.3 * slope / size
+            move = np.sign(momentum) if is_box and step % 2 else momentum
+            place = place + (0.3 * (1.0 - step / 150) + 0.01) * move
+            if is_box:
+                place = np.clip(place, -1.0, 1.0)
+            else:
+                place /= max(np.linalg.norm(place), 1.0)
+        best = max(best, rise(place), rise(np.sign(place)) if is_box else 0.0)
+    return best, start
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+@pytest.mark.parametrize("size", [1e-3, 1e-2])
+def test_boxes_of_networks_against_a_long_search(kind, size):
+    model, data = trained(kind)
+    objective = landscape.Objective(model, data)
+    scale = size * (np.abs(objective.position().numpy()) + 1.0)
+    rise, start = long_search(objective, scale, is_box=True)
+    found = landscape.epsilon_sharpness(model, data, epsilon=size)
+    assert found >= 0.98 * 100.0 * rise / (1.0 + start)
+    sign = np.sign(objective.gradient(objective.position()).numpy())
+    step = objective.value(objective.position() + sign * scale) - start
+    assert found >= 100.0 * float(step) / (1.0 + start) * (1.0 - 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+@pytest.mark.parametrize("size", [0.05, 0.5])
+def test_balls_of_networks_against_a_long_search(kind, size):
+    model, data = trained(kind)
+    objective = landscape.Objective(model, data)
+    rise, _ = long_search(objective, size, is_box=False)
+    found = landscape.sam_sharpness(model, data, rho=size)
+    assert found >= 0.98 * rise
+    assert found >= landscape.sam_sharpness(model, data, rho=size, num_steps=1)
+
+
+@pytest.mark.parametrize(
+    "measure", [landscape.epsilon_sharpness, landscape.sam_sharpness]
+)
+def test_a_loss_that_never_rises_says_so(measure, slope):
+    with pytest.warns(UserWarning, match="says little: no rise was found"):
+        assert measure(slope.model, slope.data, lambda y, p: 0.0 * p) == 0.0
+
+
+def test_a_maximum_is_not_a_rise():
+    regression = quadratic.Regression(at_minimum=True)
+    with pytest.warns(UserWarning, match="says little: no rise was found"):
+        found = landscape.epsilon_sharpness(
+            regression.model,
+            regression.data,
+            lambda y, p: 0.5 - 0.01 * (y - p) ** 2,
+        )
+    assert found == 0.0
+
+
+def test_what_half_precision_rounds_away_is_said():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input([3]),
+        keras.layers.Dense(4, "tanh", dtype="mixed_bfloat16"),
+        keras.layers.Dense(1, dtype="mixed_bfloat16"),
+    ])
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=[20, 3]).astype("float32")
+    data = inputs, inputs.sum(axis=1, keepdims=True)
+    energy = landscape.local_energy(model, data, "mse", sigma=1e-4)
+    assert energy.standard_error > abs(energy.value)
+    full = keras.Sequential([
+        keras.Input([3]),
+        keras.layers.Dense(4, "tanh"),
+        keras.layers.Dense(1),
+    ])
+    full.set_weights(model.get_weights())
+    truth = landscape.epsilon_sharpness(full, data, "mse", epsilon=1e-2)
+    found = landscape.epsilon_sharpness(model, data, "mse", epsilon=1e-2)
+    assert found == pytest.approx(truth, rel=0.1)
+
+
 def test_sam_takes_one_step_along_the_gradient(slope):
     gradient = slope.gradient
     expected = slope.rise(0.3 * gradient / np.linalg.norm(gradient))
-    found = landscape.sam_sharpness(*slope.arguments, rho=0.3)
+    found = landscape.sam_sharpness(*slope.arguments, rho=0.3, num_steps=1)
     assert found == pytest.approx(expected, rel=1e-12)
 
 
@@ -81,7 +233,7 @@ def ball_sharpness(regression, rho):
 
 def test_more_steps_find_the_largest_rise_in_the_ball(slope):
     rises = [
-        landscape.sam_sharpness(*slope.arguments, rho=0.3, steps=steps)
+        landscape.sam_sharpness(*slope.arguments, rho=0.3, num_steps=steps)
         for steps in (1, 2, 5, 60)
     ]
     assert rises == sorted(rises)
@@ -97,7 +249,7 @@ def test_ball_around_a_minimum_sees_the_largest_eigenvalue():
     largest = np.linalg.eigvalsh(
         landscape.hessian_matrix(model, data, "mse", verbose=0)
     )[-1]
-    found = landscape.sam_sharpness(model, data, "mse", rho=0.3, steps=100)
+    found = landscape.sam_sharpness(model, data, "mse", rho=0.3, num_steps=100)
     assert found == pytest.approx(largest * 0.3**2 / 2.0, rel=1e-9)
 
 
@@ -110,7 +262,7 @@ def test_sam_may_descend():
     ])
     model.set_weights([np.array([[-0.5]])])
     data = np.array([[1.0], [-0.1], [-0.1], [-0.1]]), np.ones([4, 1])
-    found = landscape.sam_sharpness(model, data, "mse", rho=30.0)
+    found = landscape.sam_sharpness(model, data, "mse", rho=30.0, num_steps=1)
     objective = landscape.Objective(model, data, "mse")
     value = float(objective.value(objective.position()))
     sign = np.sign(objective.gradient(objective.position()).numpy())
@@ -124,7 +276,10 @@ def test_local_energy_of_a_quadratic(slope, multiplicative):
     scales = slope.weights if multiplicative else np.ones(4)
     expected = 0.2**2 / 2.0 * np.sum(scales**2 * np.diag(slope.hessian))
     found = landscape.local_energy(
-        *slope.arguments, sigma=0.2, multiplicative=multiplicative, pairs=400
+        *slope.arguments,
+        sigma=0.2,
+        multiplicative=multiplicative,
+        num_pairs=400,
     )
     assert abs(found.value - expected) < 3.0 * found.standard_error
     # One pair gives sigma^2 z'Bz / 2, of variance sigma^4 |B|^2 / 2.
@@ -135,7 +290,7 @@ def test_local_energy_of_a_quadratic(slope, multiplicative):
 
 def test_local_energy_of_a_quadratic_grows_with_its_square(slope):
     small, large = (
-        landscape.local_energy(*slope.arguments, sigma=sigma, pairs=5)
+        landscape.local_energy(*slope.arguments, sigma=sigma, num_pairs=5)
         for sigma in (0.1, 0.3)
     )
     assert large.value == pytest.approx(9.0 * small.value, rel=1e-9)
@@ -157,7 +312,7 @@ def test_pac_bayes_sigma_is_a_standard_deviation(one_hot, scale, drop):
     model, inputs = classifier(3.0, scale)
     labels = np.eye(2) if one_hot else np.array([[0], [1]])
     found = landscape.pac_bayes_sigma(
-        model, (inputs, labels), "mse", drop=drop, samples=600
+        model, (inputs, labels), "mse", drop=drop, num_noises=600
     )
     # A row errs where sigma (z1 - z2) > scale, whatever the inputs' length.
     quantile = statistics.NormalDist().inv_cdf(1.0 - drop)
@@ -168,7 +323,7 @@ def test_pac_bayes_sigma_is_where_the_accuracy_has_fallen():
     model, inputs = classifier(1.0)
     data = inputs, np.array([0, 1])
     sigma = landscape.pac_bayes_sigma(
-        model, data, "mse", drop=0.2, samples=50, precision=1e-3, seed=3
+        model, data, "mse", drop=0.2, num_noises=50, precision=1e-3, seed=3
     )
     rng = np.random.default_rng(3)
     noises = [rng.standard_normal(4).reshape(2, 2) for _ in range(50)]
@@ -231,16 +386,16 @@ def test_model_is_left_as_it_was(measure):
     ("measure", "arguments"),
     [
         ("epsilon_sharpness", {"epsilon": 0.0}),
-        ("epsilon_sharpness", {"steps": 0}),
-        ("epsilon_sharpness", {"starts": 1.5}),
+        ("epsilon_sharpness", {"num_steps": 0}),
+        ("epsilon_sharpness", {"num_starts": 1.5}),
         ("sam_sharpness", {"rho": -1.0}),
-        ("sam_sharpness", {"steps": 0}),
+        ("sam_sharpness", {"num_steps": 0}),
         ("local_energy", {"sigma": 0.0}),
-        ("local_energy", {"pairs": 1}),
+        ("local_energy", {"num_pairs": 1}),
         ("pac_bayes_sigma", {"drop": 0.0}),
         ("pac_bayes_sigma", {"drop": 1.0}),
         ("pac_bayes_sigma", {"drop": None}),
-        ("pac_bayes_sigma", {"samples": 0}),
+        ("pac_bayes_sigma", {"num_noises": 0}),
         ("pac_bayes_sigma", {"precision": 0}),
     ],
 )

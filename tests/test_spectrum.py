@@ -48,7 +48,7 @@ def test_resolution_of_exact_spectra_covers_rounding():
 def test_lanczos_of_full_order_recovers_the_spectrum():
     eigenvalues = np.linspace(-2.0, 3.0, 40)
     operator = aslinearoperator(random_symmetric(eigenvalues))
-    found = lanczos.density(operator, steps=60, probes=2, seed=0)
+    found = lanczos.density(operator, num_steps=60, num_probes=2, seed=0)
     for nodes in found.nodes:
         np.testing.assert_allclose(nodes, eigenvalues, atol=1e-9)
     np.testing.assert_allclose(found.weights.sum(axis=1), 1.0)
@@ -69,7 +69,7 @@ def test_quadrature_is_exact_for_polynomials_of_each_probe():
 def test_exhausted_space_stops_early():
     # Two distinct eigenvalues: two steps say all.
     operator = aslinearoperator(np.diag([1.0] * 30 + [4.0] * 10))
-    found = lanczos.density(operator, steps=20, probes=4, seed=0)
+    found = lanczos.density(operator, num_steps=20, num_probes=4, seed=0)
     share, _ = found.share_below(2.0)
     assert share == pytest.approx(0.75, abs=1e-12)
     assert found.largest == pytest.approx(4.0)
@@ -79,7 +79,7 @@ def test_ghosts_do_not_appear():
     # One eigenvalue far from the rest converges at once, and once only.
     eigenvalues = np.concatenate([np.linspace(0, 1, 299), [100.0]])
     operator = aslinearoperator(random_symmetric(eigenvalues))
-    found = lanczos.density(operator, steps=120, probes=2, seed=0)
+    found = lanczos.density(operator, num_steps=120, num_probes=2, seed=0)
     assert ((found.nodes > 50).sum(axis=1) == 1).all()
 
 
@@ -87,7 +87,7 @@ def test_share_agrees_and_refuses_below_the_resolution():
     rng = np.random.default_rng(0)
     eigenvalues = rng.normal(size=500) * np.exp(rng.normal(size=500) * 2)
     operator = aslinearoperator(random_symmetric(eigenvalues))
-    found = lanczos.density(operator, steps=100, probes=8, seed=0)
+    found = lanczos.density(operator, num_steps=100, num_probes=8, seed=0)
     width = eigenvalues.max() - eigenvalues.min()
     assert found.resolution == pytest.approx(width / 100**2, rel=1e-3)
     threshold = 20 * found.resolution
@@ -95,7 +95,7 @@ def test_share_agrees_and_refuses_below_the_resolution():
     assert 0 < error < 0.02
     true = (np.abs(eigenvalues) < threshold).mean()
     assert share == pytest.approx(true, abs=0.02)
-    with pytest.raises(ValueError, match=r"`threshold` must be .*`steps`"):
+    with pytest.raises(ValueError, match=r"`threshold` must be .*`num_steps`"):
         found.share_below(found.resolution / 2)
 
 
@@ -124,15 +124,60 @@ def test_both_ends_with_bounds():
     largest, smallest = [8.0, 7.0, 1.0], [-3.0, -1.0, -0.5]
     np.testing.assert_allclose(ends.largest, largest, atol=1e-9)
     np.testing.assert_allclose(ends.smallest, smallest, atol=1e-9)
-    assert ends.products < 60
+    assert ends.num_products < 60
     assert (ends.largest_errors < 8e-6).all()
+
+
+REPEATED = {
+    "low rank": ([0.0] * 30 + [2.96, 4.63], 3),
+    "zero": ([0.0] * 10, 3),
+    "identity": ([1.0] * 10, 5),
+    "rank one": ([0.0] * 11 + [5.0], 6),
+    "twins at both ends": (
+        [-3.0, -3.0, *np.linspace(-1, 1, 80), 7, 8, 8, 8],
+        4,
+    ),
+    "two values": ([1.0] * 30 + [4.0] * 10, 4),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", REPEATED)
+def test_eigenvalues_count_as_often_as_they_occur(name, dtype):
+    eigenvalues, k = REPEATED[name]
+    matrix = random_symmetric(np.array(eigenvalues)).astype(dtype)
+    ends = lanczos.extremes(aslinearoperator(matrix), k, 1e-5, 300, seed=0)
+    expected = np.sort(eigenvalues)
+    np.testing.assert_allclose(ends.smallest, expected[:k], atol=1e-4)
+    np.testing.assert_allclose(ends.largest, expected[::-1][:k], atol=1e-4)
+    assert ends.reason == ""
+    assert ends.num_products < 120
+
+
+def test_a_hessian_of_low_rank():
+    model = keras.Sequential([keras.Input([20]), keras.layers.Dense(1)])
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=[2, 20]), 3, axis=0).astype("float32")
+    ends = landscape.top_eigenvalues(model, (x, x[:, :1]), k=3, loss="mse")
+    extended = np.hstack([x, np.ones([6, 1])])
+    expected = np.linalg.eigvalsh(extended.T @ extended / 3.0)
+    np.testing.assert_allclose(ends.smallest, 0.0, atol=1e-5)
+    np.testing.assert_allclose(ends.largest, expected[::-1][:3], atol=1e-4)
+
+
+def test_it_is_said_that_multiplicities_are_unknown():
+    operator = aslinearoperator(np.eye(40))
+    ends = lanczos.extremes(operator, 3, 1e-3, 3, seed=0)
+    np.testing.assert_allclose(ends.largest, [1.0, 1.0, 1.0])
+    assert "3 products do not tell how often" in ends.reason
+    assert lanczos.extremes(operator, 3, 1e-3, 99, seed=0).reason == ""
 
 
 def test_what_has_not_converged_shows():
     eigenvalues = np.linspace(0.0, 1.0, 400)
     operator = aslinearoperator(random_symmetric(eigenvalues))
     ends = lanczos.extremes(operator, 2, 1e-9, 8, seed=0)
-    assert ends.products == 8
+    assert ends.num_products == 8
     for value, error in zip(ends.largest, ends.largest_errors, strict=True):
         assert error > 1e-3
         assert np.abs(eigenvalues - value).min() <= error
@@ -162,7 +207,9 @@ def test_methods_agree_on_a_network(trained):
     assert found.method == "exact"
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found.nodes[0], expected, atol=1e-5 * scale)
-    density = landscape.hessian_spectrum(*trained, method="lanczos", steps=40)
+    density = landscape.hessian_spectrum(
+        *trained, method="lanczos", num_steps=40
+    )
     assert density.method == "lanczos"
     ends = landscape.top_eigenvalues(*trained, k=3)
     for largest in (density.largest, ends.largest[0]):
@@ -178,7 +225,7 @@ def test_auto_takes_lanczos_for_large_networks():
         keras.layers.Dense(1),
     ])
     data = np.ones([2, 200], "float32"), np.ones([2, 1], "float32")
-    found = landscape.hessian_spectrum(model, data, "mse", steps=5)
+    found = landscape.hessian_spectrum(model, data, "mse", num_steps=5)
     assert found.method == "lanczos"
 
 
@@ -186,8 +233,16 @@ def test_auto_takes_lanczos_for_large_networks():
     ("function", "arguments", "message"),
     [
         ("hessian_spectrum", {"method": "magic"}, "`method` must be one of"),
-        ("spectral_density", {"steps": 1}, "`steps` must be an integer"),
-        ("spectral_density", {"probes": 0}, "`probes` must be a positive"),
+        (
+            "spectral_density",
+            {"num_steps": 1},
+            "`num_steps` must be an integer",
+        ),
+        (
+            "spectral_density",
+            {"num_probes": 0},
+            "`num_probes` must be a positive",
+        ),
         ("top_eigenvalues", {"k": 0}, "`k` must be a positive integer"),
         ("top_eigenvalues", {"k": 32}, "half of the 62 weights"),
         ("top_eigenvalues", {"tolerance": -1}, "`tolerance` must be non-neg"),

@@ -22,8 +22,8 @@ class Spectrum:
     """Eigenvalues with weights: a density, or the spectrum itself.
 
     Attributes:
-        nodes: Eigenvalues, ascending in each row, of shape `[probes, m]`; if
-            exact one row of all n.
+        nodes: Eigenvalues, ascending in each row, of shape `[num_probes, m]`;
+            if exact one row of all n.
         weights: Share of the spectrum that each node stands for; each row sums
             to 1.
         num_parameters: Dimension n of the Hessian.
@@ -65,7 +65,7 @@ class Spectrum:
                 share could be wrong by half.
         """
         cure = (
-            'use `method="exact"` or more `steps`'
+            'use `method="exact"` or more `num_steps`'
             if self.method == "lanczos"
             else "use float64"
         )

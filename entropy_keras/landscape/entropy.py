@@ -8,17 +8,30 @@ import numpy as np
 
 from entropy_keras.landscape.chains import Chains
 from entropy_keras.landscape.entropy_estimators import LocalEntropyEstimate
+from entropy_keras.landscape.entropy_estimators import importance
 from entropy_keras.landscape.entropy_estimators import integrate_coupling
 from entropy_keras.landscape.entropy_estimators import laplace
 from entropy_keras.landscape.entropy_estimators import monte_carlo
+from entropy_keras.landscape.gaussian import excess_losses
+from entropy_keras.landscape.gaussian import fit
+from entropy_keras.landscape.lanczos import runs
 from entropy_keras.landscape.mixing import diagnose
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.plan import Plan
+from entropy_keras.landscape.products import operator
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import is_number
 from entropy_keras.validation import require
 
-METHODS = ("auto", "thermodynamic_integration", "monte_carlo", "laplace")
+METHODS = (
+    "auto",
+    "monte_carlo",
+    "importance_sampling",
+    "thermodynamic_integration",
+    "laplace",
+)
+# To find the directions of large curvature, of which networks have few.
+_LANCZOS_STEPS = 100
 ESTIMATORS = ("displacement", "mean_gradient")
 
 
@@ -62,16 +75,18 @@ def local_entropy(
         temperature: Temperature T, positive, in units of the loss. Since that
             is a mean, the posterior of N samples has 1 / N.
         loss: The loss; `None` for the compiled one.
-        method: `"thermodynamic_integration"` over the coupling, with Langevin
-            chains; `"monte_carlo"`: the mean of the formula above over
-            independent draws; `"laplace"`: the closed form of the quadratic
+        method: `"monte_carlo"`: the mean of the formula above over independent
+            draws; `"importance_sampling"`: over those of the Gaussian that the
+            loss looks like along the directions of large curvature, of which
+            far more count; `"thermodynamic_integration"` over the coupling,
+            with Langevin chains; `"laplace"`: the closed form of the quadratic
             with the gradient and Hessian of the loss at x, off several-fold for
             a network where the loss is not quadratic to that distance;
-            `"auto"`: the second where its effective sample size exceeds a
-            tenth of the draws and all data are used, else the first.
+            `"auto"`: the first of these whose effective sample size exceeds a
+            tenth of the draws, else the third, as with minibatches.
         num_chains: Chains at each coupling, at least 2.
         num_steps: Steps of each chain, at least 12; the first third does not
-            count. Monte Carlo makes `num_chains * num_steps` draws.
+            count. Independent draws are `num_chains * num_steps`.
         num_nodes: Couplings, at least 2, besides 0 and 1.
         step_size: Step size of the chains; `None` to choose it for each
             coupling by the largest curvature at x and at a random draw.
@@ -87,7 +102,7 @@ def local_entropy(
         if chains or draws diverge, if split R-hat exceeds 1.2 or the effective
         sample size falls short of 50 at any coupling, if the given step size
         times the largest curvature reaches 1 (chains do not see such valleys),
-        or if fewer than a tenth of Monte Carlo's draws count.
+        or if fewer than a tenth of independent draws count.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -169,14 +184,18 @@ def estimate_local_entropy(
             f"at most {smallest:.6g}, a loss that occurs",
             minimum_loss,
         )
+    biased = chains.minibatch_size is not None
     if method == "laplace":
         found = laplace(chains, draws, plan, minimum_loss)
+    elif method == "thermodynamic_integration" or (method == "auto" and biased):
+        found = integrate_coupling(chains, draws, plan, num_nodes, minimum_loss)
+    elif method == "importance_sampling":
+        found = _importance(chains, plan, minimum_loss)
     else:
         found = monte_carlo(draws, plan, minimum_loss)
-        biased = chains.minibatch_size is not None
-        if method == "thermodynamic_integration" or (
-            method == "auto" and (biased or found.reason)
-        ):
+        if method == "auto" and found.reason:
+            found = _importance(chains, plan, minimum_loss)
+        if method == "auto" and found.reason:
             found = integrate_coupling(
                 chains, draws, plan, num_nodes, minimum_loss
             )
@@ -189,18 +208,30 @@ def estimate_local_entropy(
     return found
 
 
+def _importance(
+    chains: Chains, plan: Plan, minimum_loss: float
+) -> LocalEntropyEstimate:
+    objective = chains.objective
+    hessian = operator(objective, chains.hessian_product)
+    (run,) = runs(hessian, _LANCZOS_STEPS, 1, plan.seed)
+    law = fit(objective, run, plan)
+    losses = excess_losses(objective, law, plan.num_chains * plan.num_steps)
+    return importance(losses, plan, minimum_loss)
+
+
 @dataclasses.dataclass(frozen=True)
 class EntropyGradientEstimate:
     """The gradient of the smoothed loss -F, and how well it is known.
 
     Attributes:
         gradient: Of shape `[n]`, in the order of `model.trainable_variables`,
-            each flattened.
-        standard_error: Of each entry, from the spread between chains.
+            each flattened; NaN where it is withheld.
+        standard_error: Of each entry, from the spread between chains; NaN
+            where it is withheld.
         effective_sample_size: Independent samples that the losses of the
             chains are worth.
         r_hat: Their split R-hat, near 1 where chains agree.
-        reason: Why not to trust the gradient; empty if nothing is wrong.
+        reason: Why the gradient is withheld; empty if it is not.
 
     Example:
     >>> from entropy_keras import landscape
@@ -219,7 +250,7 @@ class EntropyGradientEstimate:
 
     @property
     def converged(self) -> bool:
-        """Whether nothing speaks against the gradient."""
+        """Whether there is a gradient."""
         return not self.reason
 
 
@@ -261,8 +292,8 @@ def local_entropy_gradient(
         **options: `batch_size` and `training`.
 
     Returns:
-        The gradient, in units of the loss per weight. Where chains fail it
-        comes with a warning and the reason.
+        The gradient, in units of the loss per weight. It is withheld, with a
+        warning and the reason, where `local_entropy` would withhold its value.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -296,11 +327,16 @@ def local_entropy_gradient(
     )
     found = diagnose(samples.losses, steps * curvature)
     (reason,) = found.faults
+    gradient = of_chains.mean(0)
+    error = of_chains.std(0, ddof=1) / np.sqrt(num_chains)
+    if not reason and not np.isfinite([gradient, error]).all():
+        reason = "the gradient is not finite"
     if reason:
-        warnings.warn(f"The gradient is unreliable: {reason}", stacklevel=2)
+        warnings.warn(f"The gradient is withheld: {reason}", stacklevel=2)
+        gradient, error = np.full([2, len(gradient)], np.nan)
     return EntropyGradientEstimate(
-        of_chains.mean(0),
-        of_chains.std(0, ddof=1) / np.sqrt(num_chains),
+        gradient,
+        error,
         float(found.effective_sample_size[0]),
         float(found.r_hat[0]),
         reason,

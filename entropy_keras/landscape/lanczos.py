@@ -1,5 +1,7 @@
 """Lanczos iterations: the density and both ends of an operator's spectrum."""
 
+from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,51 +22,109 @@ class Extremes(NamedTuple):
         smallest: The k smallest, ascending.
         largest_errors: Bounds of the distance of each to an eigenvalue.
         smallest_errors: Likewise.
-        products: Hessian-vector products that it took.
+        num_products: Hessian-vector products that it took.
+        reason: What is not known of them; empty if nothing is in doubt.
     """
 
     largest: np.ndarray
     smallest: np.ndarray
     largest_errors: np.ndarray
     smallest_errors: np.ndarray
-    products: int
+    num_products: int
+    reason: str = ""
 
 
 def density(
-    operator: LinearOperator, steps: int, probes: int, seed: int
+    operator: LinearOperator, num_steps: int, num_probes: int, seed: int
 ) -> Spectrum:
     """Returns the spectral density of an operator; see `spectral_density`.
 
     Args:
         operator: Symmetric.
-        steps: Lanczos steps.
-        probes: Random vectors.
+        num_steps: Lanczos steps.
+        num_probes: Random vectors.
         seed: Seed of them.
 
     Returns:
         The density.
 
     Raises:
-        ValueError: If `steps` or `probes` is out of its range.
+        ValueError: If a count is out of its range.
     """
-    require(is_integer(steps, 2), "steps", "an integer of at least 2", steps)
-    require(is_integer(probes, 1), "probes", "a positive integer", probes)
+    check_counts(num_steps, num_probes)
+    return quadrature(runs(operator, num_steps, num_probes, seed), num_steps)
+
+
+def runs(
+    operator: LinearOperator, num_steps: int, num_probes: int, seed: int
+) -> Iterator["Lanczos"]:
+    """Yields runs from random signs, one after another.
+
+    Args:
+        operator: Symmetric.
+        num_steps: Steps of each; there is room for as many again.
+        num_probes: How many.
+        seed: Seed of the signs.
+
+    Yields:
+        A run that has made its steps.
+    """
     (count, _) = operator.shape
     rng = np.random.default_rng(seed)
-    steps = min(steps, count)
-    nodes = np.zeros((probes, steps))
-    weights = np.zeros((probes, steps))
-    for probe in range(probes):
-        run = Lanczos(operator, rng.choice([-1.0, 1.0], count), steps)
-        run.advance(steps)
-        values, vectors, _ = run.ritz()
+    for _ in range(num_probes):
+        start = rng.choice([-1.0, 1.0], count)
+        run = Lanczos(operator, start, min(2 * num_steps, count))
+        run.advance(min(num_steps, count))
+        yield run
+
+
+def quadrature(probes: Iterable["Lanczos"], num_steps: int) -> Spectrum:
+    """Returns the spectral density that runs from random signs have found.
+
+    Args:
+        probes: The runs.
+        num_steps: Steps of each that count.
+
+    Returns:
+        The density.
+    """
+    found = []
+    for run in probes:
+        values, rows, _ = run.ritz(num_steps)
+        count, dtype = run.dimension, run.dtype
         # A space that was exhausted early leaves nodes of no weight.
-        nodes[probe] = np.pad(values, (0, steps - len(values)), mode="edge")
-        weights[probe, : len(values)] = vectors[0] ** 2
-    resolution = (nodes.max() - nodes.min()) / steps**2
-    if steps == count:
-        resolution = np.finfo(operator.dtype).eps * np.abs(nodes).max()
+        rest = min(num_steps, count) - len(values)
+        weights = np.pad(rows[0] ** 2, (0, rest))
+        found.append((np.pad(values, (0, rest), mode="edge"), weights))
+    nodes, weights = np.stack(found, axis=1)
+    resolution = (nodes.max() - nodes.min()) / num_steps**2
+    if num_steps >= count:
+        resolution = np.finfo(dtype).eps * np.abs(nodes).max()
     return Spectrum(nodes, weights, count, float(resolution), "lanczos")
+
+
+def check_counts(num_steps: int, num_probes: int) -> None:
+    """Checks the counts of a density.
+
+    Args:
+        num_steps: Lanczos steps.
+        num_probes: Random vectors.
+
+    Raises:
+        ValueError: If one is out of its range.
+    """
+    require(
+        is_integer(num_steps, 2),
+        "num_steps",
+        "an integer of at least 2",
+        num_steps,
+    )
+    require(
+        is_integer(num_probes, 1),
+        "num_probes",
+        "a positive integer",
+        num_probes,
+    )
 
 
 def extremes(
@@ -87,20 +147,84 @@ def extremes(
         Both ends.
     """
     (count, _) = operator.shape
-    limit = min(max_steps, count)
-    start = np.random.default_rng(seed).standard_normal(count)
-    run = Lanczos(operator, start, limit)
+    rng = np.random.default_rng(seed)
+    values, errors, vectors = np.zeros(0), np.zeros(0), np.zeros([0, count])
+    products, reason = 0, ""
     while True:
-        run.advance(min(limit, max(4 * k, run.steps + 10)))
-        values, _, errors = run.ritz()
-        scale = np.abs(values).max()
-        worst = max(errors[:k].max(), errors[-k:].max())
-        if run.finished or worst <= tolerance * scale:
+        room = min(max_steps - products, count - len(vectors))
+        run = Lanczos(operator, rng.standard_normal(count), room, vectors)
+        found, scale = np.sort(values), np.abs(values).max(initial=0.0)
+        # Beyond these nothing may be left.
+        inner = (found[k - 1], found[-k]) if len(found) >= k else None
+        new, rows, new_errors = _run_to_ends(run, k, tolerance, scale, inner)
+        products += run.steps
+        scale = max(scale, np.abs(new).max())
+        slack = tolerance * scale
+        is_whole = run.steps == count - len(vectors)
+        is_cut = run.finished and products == max_steps and not is_whole
+        # One run sees one copy of each eigenvalue. The next one starts beside
+        # what was found, where the twins show: it goes on until none does.
+        beyond = inner is None or not (
+            inner[0] - slack <= new[0] and new[-1] <= inner[1] + slack
+        )
+        if beyond:
+            kept = (new_errors <= slack) | is_cut | is_whole
+            kept[k:-k] = False
+            values = np.append(values, new[kept])
+            doubt = errors.max(initial=0.0)
+            errors = np.append(errors, np.hypot(new_errors[kept], doubt))
+            vectors = np.vstack([vectors, run.vectors(rows[:, kept])])
+        if is_cut and k > 1:
+            reason = (
+                f"{products} products do not tell how often an eigenvalue "
+                "occurs; more `max_steps` do"
+            )
+        if is_cut or is_whole or not beyond or (k == 1 and len(values)):
             break
-    errors = errors + np.finfo(operator.dtype).eps * scale
+    order = np.argsort(values)
+    values = values[order]
+    errors = errors[order] + np.finfo(operator.dtype).eps * scale
     return Extremes(
-        values[-k:][::-1], values[:k], errors[-k:][::-1], errors[:k], run.steps
+        values[-k:][::-1],
+        values[:k],
+        errors[-k:][::-1],
+        errors[:k],
+        products,
+        reason,
     )
+
+
+def _run_to_ends(
+    run: "Lanczos",
+    k: int,
+    tolerance: float,
+    scale: float,
+    inner: tuple[float, float] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs until the ends have converged, or are known to be of no interest.
+
+    Args:
+        run: What to advance.
+        k: How many at each end.
+        tolerance: Relative error allowed.
+        scale: The largest magnitude that is known.
+        inner: What a single one at each end would have to exceed; `None` if
+            there must be k.
+
+    Returns:
+        What `ritz` returns.
+    """
+    k = 1 if inner else k
+    while True:
+        run.advance(max(4 * k, run.steps + 10))
+        values, rows, errors = run.ritz()
+        slack = tolerance * max(scale, np.abs(values).max())
+        if run.finished or max(errors[:k].max(), errors[-k:].max()) <= slack:
+            return values, rows, errors
+        if inner:
+            gaps = values[0] - inner[0], inner[1] - values[-1]
+            if 10.0 * errors[0] < gaps[0] and 10.0 * errors[-1] < gaps[1]:
+                return values, rows, errors
 
 
 def share_bounds(spectrum: Spectrum, threshold: float) -> tuple[float, float]:
@@ -145,14 +269,23 @@ class Lanczos:
     Args:
         operator: Symmetric.
         start: First vector; normalized here.
-        max_steps: Room for so many steps.
+        max_steps: Room for so many steps, at least 1.
+        beside: Orthonormal rows that all vectors are kept orthogonal to.
     """
 
     def __init__(
-        self, operator: LinearOperator, start: np.ndarray, max_steps: int
+        self,
+        operator: LinearOperator,
+        start: np.ndarray,
+        max_steps: int,
+        beside: np.ndarray | None = None,
     ) -> None:
         self._operator = operator
+        self.dimension = len(start)
+        self.dtype = operator.dtype
+        self._known = np.zeros([0, len(start)]) if beside is None else beside
         self._basis = np.zeros((max_steps + 1, len(start)))
+        start = start - self._known.T @ (self._known @ start)
         self._basis[0] = start / np.linalg.norm(start)
         self._diagonal = np.zeros(max_steps)
         self._beside = np.zeros(max_steps)
@@ -172,7 +305,8 @@ class Lanczos:
             vector = self._operator.matvec(basis[-1]).astype("float64")
             self._diagonal[step] = vector @ basis[-1]
             for _ in range(2):  # Once leaves rounding errors that grow.
-                vector -= basis.T @ (basis @ vector)
+                for rows in (basis, self._known):
+                    vector -= rows.T @ (rows @ vector)
             self._beside[step] = np.linalg.norm(vector)
             self.steps += 1
             scale = np.abs(self._diagonal).max() + self._beside.max()
@@ -182,16 +316,27 @@ class Lanczos:
             if not exhausted:
                 self._basis[step + 1] = vector / self._beside[step]
 
-    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the Ritz values, their vectors, and bounds of the errors."""
+    def ritz(
+        self, steps: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the Ritz values, their vectors, and bounds of the errors.
+
+        Args:
+            steps: How many of the first steps count; `None` for all.
+        """
+        steps = min(steps or self.steps, self.steps)
         values, vectors = scipy.linalg.eigh_tridiagonal(
-            self._diagonal[: self.steps], self._beside[: self.steps - 1]
+            self._diagonal[:steps], self._beside[: steps - 1]
         )
-        return (
-            values,
-            vectors,
-            np.abs(self._beside[self.steps - 1] * vectors[-1]),
-        )
+        return values, vectors, np.abs(self._beside[steps - 1] * vectors[-1])
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Returns Ritz vectors as rows.
+
+        Args:
+            rows: Columns of what `ritz` returns.
+        """
+        return rows.T @ self._basis[: len(rows)]
 
     def distribution(self, point: float) -> tuple[float, float]:
         """Returns bounds of the spectrum's weight below a point."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import stats
 
 # What the chains must reach before their mean is trusted.
 _LARGEST_R_HAT = 1.2
@@ -18,8 +19,8 @@ class Diagnosis(NamedTuple):
         mean: Of shape `[couplings]`, as the others.
         standard_error: Of the means.
         effective_sample_size: Independent samples that the chains are worth.
-        r_hat: Split R-hat: the deviation within all half chains together over
-            that within each, 1 where they agree.
+        r_hat: Split R-hat of ranks: the deviation within all half chains
+            together over that within each, 1 where they agree.
         faults: What is wrong at each coupling, empty where nothing is.
     """
 
@@ -43,12 +44,17 @@ def diagnose(losses: np.ndarray, rates: np.ndarray) -> Diagnosis:
 
     References:
         Vehtari et al., "Rank-normalization, folding, and localization: an
-        improved R-hat", 2021, for the effective sample size over chains.
+        improved R-hat", 2021. Without ranks, a chain that grows exponentially
+        is one outlier at its end, and looks well mixed.
     """
     losses = losses.astype("float64")
     with np.errstate(invalid="ignore"):  # Chains that diverged: NaN, said so.
         mean, variance = losses.mean((0, 1)), losses.var((0, 1))
-    size, r_hat = (each.numpy() for each in _tfp_diagnostics(losses))
+        distances = np.abs(losses - np.median(losses, (0, 1)))
+    size, _ = _size_and_r_hat(losses)
+    r_hat = np.maximum(
+        *(_size_and_r_hat(_normal_scores(x))[1] for x in (losses, distances))
+    )
     total = losses.shape[0] * losses.shape[1]
     constant = variance <= (np.finfo("float32").eps * mean) ** 2
     size = np.where(constant, total, np.minimum(size, total))
@@ -75,16 +81,30 @@ def _fault(mean: float, size: float, r_hat: float, rate: float) -> str:
     return ""
 
 
+def _normal_scores(values: np.ndarray) -> np.ndarray:
+    """Returns the normal quantiles of ranks, at each coupling."""
+    count = values.shape[0] * values.shape[1]
+    ranks = stats.rankdata(values.reshape(count, -1), axis=0)
+    return stats.norm.ppf((ranks - 0.375) / (count + 0.25)).reshape(
+        values.shape
+    )
+
+
 @tf.function(
     input_signature=[tf.TensorSpec([None, None, None], tf.float64)],
     autograph=False,
 )
-def _tfp_diagnostics(losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _tfp_diagnostics(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return (
         tfp.mcmc.effective_sample_size(
-            losses, filter_beyond_positive_pairs=True, cross_chain_dims=1
+            values, filter_beyond_positive_pairs=True, cross_chain_dims=1
         ),
         tfp.mcmc.potential_scale_reduction(
-            losses, independent_chain_ndims=1, split_chains=True
+            values, independent_chain_ndims=1, split_chains=True
         ),
     )
+
+
+def _size_and_r_hat(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    size, r_hat = _tfp_diagnostics(values)
+    return size.numpy(), r_hat.numpy()

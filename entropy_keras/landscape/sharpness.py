@@ -1,14 +1,19 @@
 """How much the loss rises around the weights: worst case and on average."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
-import scipy.optimize
 import tensorflow as tf
 
+from entropy_keras.landscape.ascent import BALL
+from entropy_keras.landscape.ascent import BOX
+from entropy_keras.landscape.ascent import Ascent
+from entropy_keras.landscape.ascent import Rise
+from entropy_keras.landscape.ascent import precision
 from entropy_keras.landscape.density import Estimate
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.validation import is_integer
@@ -26,30 +31,33 @@ def epsilon_sharpness(
     loss: Any = None,
     *,
     epsilon: float = 1e-3,
-    steps: int = 10,
-    starts: int = 2,
+    num_steps: int = 10,
+    num_starts: int = 4,
     seed: int = 0,
     **options: Any,
 ) -> float:
     """Measures the largest rise of the loss in a box around the weights.
 
     The box is |d_i| <= epsilon (|x_i| + 1), and the value, in per cent,
-    100 (max f(x + d) - f(x)) / (1 + f(x)). L-BFGS-B looks for the maximum, from
-    random points of the box, since at a minimum of f there is no slope to
-    follow. What it finds is a lower bound, as in the paper.
+    100 (max f(x + d) - f(x)) / (1 + f(x)). What is found is a lower bound, as
+    in the paper. Where the paper has L-BFGS-B, each step here goes to, or
+    towards, the corner that the gradient looks to: from the weights, from where
+    the curvature is largest, and from random corners, since at a minimum of f
+    there is no slope to follow. See `Ascent` for how it looks.
 
     Args:
         model: See `Objective`, as for `data`, `loss` and the options.
         data: The samples.
         loss: The loss, larger than -1; `None` for the compiled one.
         epsilon: Half the width of the box.
-        steps: Iterations of L-BFGS-B from each start; the paper has 10.
-        starts: Number of random points to start at.
+        num_steps: Limit of the steps from each start; most need fewer.
+        num_starts: Number of random corners to start at.
         seed: Seed of them.
         **options: `batch_size` and `training`.
 
     Returns:
-        The sharpness, at least 0.
+        The sharpness, at least 0. It comes with a warning where it is not well
+        above rounding, and is taken from the slopes there.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -70,33 +78,44 @@ def epsilon_sharpness(
         arXiv:1609.04836, metric 2.1 with A the identity.
     """
     require_positive(epsilon=epsilon)
-    for name, number in (("steps", steps), ("starts", starts)):
-        require(is_integer(number, 1), name, "a positive integer", number)
+    _check_counts(num_steps=num_steps, num_starts=num_starts)
     objective = Objective(model, data, loss, **options)
-    center = objective.position()
-    value = float(objective.value(center))
+    eps = precision(model)
+    found = box_sharpness(objective, epsilon, num_steps, num_starts, seed, eps)
+    _warn(found)
+    return found.value
+
+
+def box_sharpness(
+    objective: Objective,
+    epsilon: float,
+    num_steps: int,
+    num_starts: int,
+    seed: int,
+    eps: float,
+) -> Rise:
+    """Returns the sharpness in a box; see `epsilon_sharpness`.
+
+    Args:
+        objective: The loss.
+        epsilon: Half the width of the box.
+        num_steps: Limit of the steps from each start.
+        num_starts: Random corners to start at.
+        seed: Seed of them.
+        eps: The precision of the loss.
+
+    Returns:
+        The sharpness, in per cent.
+
+    Raises:
+        ValueError: If the loss is not larger than -1.
+    """
+    origin = objective.position().numpy().astype("float64")
+    ascent = Ascent(objective, epsilon * (np.abs(origin) + 1.0), BOX, eps)
+    value = ascent.start.value
     require(value > -1.0, "loss", "larger than -1", value)
-    widths = epsilon * (np.abs(center.numpy().astype("float64")) + 1.0)
-
-    # In units of the box, whose sides differ.
-    def descend(point: np.ndarray) -> tuple[float, np.ndarray]:
-        position = center + tf.constant(point * widths, objective.dtype)
-        slope = objective.gradient(position).numpy()
-        return -float(objective.value(position)), -slope * widths
-
-    rng = np.random.default_rng(seed)
-    lowest = min(
-        scipy.optimize.minimize(
-            descend,
-            rng.uniform(-1.0, 1.0, len(widths)),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-1.0, 1.0)] * len(widths),
-            options={"maxiter": steps, "ftol": 0.0, "gtol": 0.0},
-        ).fun
-        for _ in range(starts)
-    )
-    return 100.0 * max(-lowest - value, 0.0) / (1.0 + value)
+    found = ascent.run(num_steps, num_starts, seed)
+    return Rise(*(100.0 * number / (1.0 + value) for number in found))
 
 
 def sam_sharpness(
@@ -105,30 +124,34 @@ def sam_sharpness(
     loss: Any = None,
     *,
     rho: float = 0.05,
-    steps: int = 1,
+    num_steps: int = 20,
     seed: int = 0,
     **options: Any,
 ) -> float:
     """Measures the largest rise of the loss in a ball around the weights.
 
     One step is the ascent of sharpness-aware minimization, to
-    x + rho g / |g| with the gradient g at x. Each further step goes to the
-    point of the sphere that the gradient at the last point looks to, which
-    never descends where f is convex; on a quadratic it is a power iteration.
+    x + rho g / |g| with the gradient g at x. More steps look for the maximum:
+    each goes to, or towards, the point of the sphere that the gradient at the
+    last point looks to, which never descends where f is convex (on a quadratic
+    it is a power iteration), from the weights, from where the curvature is
+    largest, and from a random point.
 
     Args:
         model: See `Objective`, as for `data`, `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         rho: Radius of the ball.
-        steps: Gradients to follow: 1 for the value that SAM adds to the loss,
-            more for a sharper lower bound of the maximum.
-        seed: Seed of the direction that is taken where the gradient is zero.
+        num_steps: 1 for the value that SAM adds to the loss, more for the
+            limit of the steps from each start.
+        seed: Seed of the random directions.
         **options: `batch_size` and `training`.
 
     Returns:
         The largest f(x + d) - f(x) of the points visited. With one step it may
-        be negative, if the ball is too large for the slope to tell.
+        be negative, if the ball is too large for the slope to tell. It comes
+        with a warning where it is not well above rounding, and is taken from
+        the slopes there.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -148,20 +171,27 @@ def sam_sharpness(
         generalization", arXiv:2010.01412, equation 2.
     """
     require_positive(rho=rho)
-    require(is_integer(steps, 1), "steps", "a positive integer", steps)
+    _check_counts(num_steps=num_steps)
     objective = Objective(model, data, loss, **options)
-    center = objective.position()
-    value = float(objective.value(center))
-    rng = np.random.default_rng(seed)
-    rises, position = [], center
-    for _ in range(steps):
-        slope = objective.gradient(position).numpy().astype("float64")
-        if not slope.any():
-            slope = rng.standard_normal(objective.num_parameters)
-        slope *= rho / np.linalg.norm(slope)
-        position = center + tf.constant(slope, objective.dtype)
-        rises.append(float(objective.value(position)) - value)
-    return max(rises)
+    ascent = Ascent(objective, rho, BALL, precision(model))
+    if num_steps == 1 and ascent.start.slope.any():
+        found = ascent.rise(ascent.at(BALL.farthest(ascent.start.slope)))
+    else:
+        found = ascent.run(num_steps, 1, seed)
+    _warn(found)
+    return found.value
+
+
+def _check_counts(**counts: int) -> None:
+    for name, number in counts.items():
+        require(is_integer(number, 1), name, "a positive integer", number)
+
+
+def _warn(found: Rise) -> None:
+    if found.reason:
+        warnings.warn(
+            f"The sharpness says little: {found.reason}", stacklevel=3
+        )
 
 
 def local_energy(
@@ -171,7 +201,7 @@ def local_energy(
     *,
     sigma: float = 0.1,
     multiplicative: bool = True,
-    pairs: int = 50,
+    num_pairs: int = 50,
     seed: int = 0,
     **options: Any,
 ) -> Estimate:
@@ -188,12 +218,12 @@ def local_energy(
         sigma: Standard deviation of the noise, absolute or relative.
         multiplicative: Whether it is relative to each weight. Then a network
             of ReLUs is judged alike however its layers are scaled.
-        pairs: Pairs of noises, two losses each, at least 2.
+        num_pairs: Pairs of noises, two losses each, at least 2.
         seed: Seed of the noise.
         **options: `batch_size` and `training`.
 
     Returns:
-        The mean with its standard error.
+        The mean with its standard error, in which the rounding of f is.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -205,7 +235,7 @@ def local_energy(
     ...     keras.layers.Dense(1, use_bias=False, kernel_initializer="ones"),
     ... ])
     >>> data = np.ones([1, 1], "float32"), np.zeros([1, 1], "float32")
-    >>> energy = landscape.local_energy(model, data, "mse", pairs=500)
+    >>> energy = landscape.local_energy(model, data, "mse", num_pairs=500)
     >>> abs(energy.value - 0.1**2) < 3 * energy.standard_error
     True
 
@@ -214,16 +244,23 @@ def local_energy(
         minima", arXiv:2006.07897, equation 9, multiplicative.
     """
     require_positive(sigma=sigma)
-    require(is_integer(pairs, 2), "pairs", "an integer of at least 2", pairs)
+    require(
+        is_integer(num_pairs, 2),
+        "num_pairs",
+        "an integer of at least 2",
+        num_pairs,
+    )
     objective = Objective(model, data, loss, **options)
     center = objective.position()
     value = float(objective.value(center))
     rises = []
-    for noise in _noise(center, multiplicative, pairs, seed):
+    for noise in _noise(center, multiplicative, num_pairs, seed):
         both = [objective.value(center + s * noise) for s in (sigma, -sigma)]
         rises.append((float(both[0]) + float(both[1])) / 2.0 - value)
-    error = np.std(rises, ddof=1) / math.sqrt(pairs)
-    return Estimate(float(np.mean(rises)), float(error))
+    sampling = np.std(rises, ddof=1) / math.sqrt(num_pairs)
+    # That of f(x) is the same in all pairs.
+    rounding = precision(model) * abs(value)
+    return Estimate(float(np.mean(rises)), math.hypot(sampling, rounding))
 
 
 def pac_bayes_sigma(
@@ -233,7 +270,7 @@ def pac_bayes_sigma(
     *,
     drop: float = 0.1,
     multiplicative: bool = False,
-    samples: int = 20,
+    num_noises: int = 20,
     precision: float = 0.02,
     seed: int = 0,
     **options: Any,
@@ -252,7 +289,7 @@ def pac_bayes_sigma(
         loss: The loss; `None` for the compiled one.
         drop: Accuracy lost, a part of 1.
         multiplicative: Whether the noise is relative to each weight.
-        samples: Number of noises.
+        num_noises: Number of noises.
         precision: Relative precision of the result.
         seed: Seed of the noise.
         **options: `batch_size` and `training`.
@@ -274,7 +311,7 @@ def pac_bayes_sigma(
     ...     ),
     ... ])
     >>> data = np.eye(2, dtype="float32"), np.array([0, 1])
-    >>> sigma = landscape.pac_bayes_sigma(model, data, "mse", samples=200)
+    >>> sigma = landscape.pac_bayes_sigma(model, data, "mse", num_noises=200)
     >>> 0.45 < sigma < 0.65  # 1 / (sqrt(2) 1.2816)
     True
 
@@ -289,12 +326,12 @@ def pac_bayes_sigma(
         drop,
     )
     require_positive(precision=precision)
-    require(is_integer(samples, 1), "samples", "a positive integer", samples)
+    _check_counts(num_noises=num_noises)
     objective = Objective(model, data, loss, **options)
     accuracy = _accuracy(objective)
     center = objective.position()
     allowed = float(accuracy(center)) - drop
-    noises = list(_noise(center, multiplicative, samples, seed))
+    noises = list(_noise(center, multiplicative, num_noises, seed))
 
     def too_much(sigma: float) -> bool:
         found = [float(accuracy(center + sigma * noise)) for noise in noises]

@@ -31,8 +31,8 @@ def hessian_spectrum(
     loss: Any = None,
     *,
     method: str = "auto",
-    steps: int = 100,
-    probes: int = 4,
+    num_steps: int = 100,
+    num_probes: int = 4,
     seed: int = 0,
     path: str | pathlib.Path | None = None,
     verbose: int = 1,
@@ -48,8 +48,8 @@ def hessian_spectrum(
             that grows as n cubed: about 5 seconds for n = 5,000 and an hour
             for n = 50,000; `"lanczos"` for a density, see `spectral_density`;
             `"auto"` for the former up to n = 12,000 if memory allows.
-        steps: Steps of Lanczos quadrature.
-        probes: Random vectors of Lanczos quadrature.
+        num_steps: Steps of Lanczos quadrature.
+        num_probes: Random vectors of Lanczos quadrature.
         seed: Seed of them.
         path: Where the explicit matrix is kept, see `hessian_matrix`.
         verbose: 1 for progress, 0 for silence.
@@ -83,7 +83,7 @@ def hessian_spectrum(
         method = "exact" if count <= _EXACT_UP_TO and fits else "lanczos"
     if method == "lanczos":
         operator = operator_of(objective, hessian_product(objective))
-        return density(operator, steps, probes, seed)
+        return density(operator, num_steps, num_probes, seed)
     matrix = assemble(objective, path, verbose=verbose)
     return exact(matrix, overwrite=path is None)
 
@@ -109,13 +109,13 @@ def top_eigenvalues(
         tolerance: Error allowed, relative to the eigenvalue of the largest
             magnitude.
         max_steps: Limit of Lanczos steps, one product each. What has not
-            converged by then shows in the errors.
+            converged by then shows in the errors and the reason.
         seed: Seed of the first vector.
         **options: `batch_size` and `training`.
 
     Returns:
-        Both ends with error bounds. Of an eigenvalue that occurs several times
-        one copy may be found only.
+        Both ends with error bounds. An eigenvalue counts as often as it
+        occurs; where `max_steps` did not suffice to tell, `reason` says so.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.
@@ -151,25 +151,25 @@ def spectral_density(
     data: Any,
     loss: Any = None,
     *,
-    steps: int = 100,
-    probes: int = 4,
+    num_steps: int = 100,
+    num_probes: int = 4,
     seed: int = 0,
     **options: Any,
 ) -> Spectrum:
     """Estimates the density of the Hessian's spectrum.
 
-    Stochastic Lanczos quadrature with full reorthogonalization: `steps` times
-    `probes` Hessian-vector products, whatever the size of the network. The
-    ends come out to many digits. What lies closer to zero than the resolution,
-    the width of the spectrum over the square of the steps, is blurred, and
-    `share_below` refuses to count it.
+    Stochastic Lanczos quadrature with full reorthogonalization: `num_steps`
+    times `num_probes` Hessian-vector products, whatever the size of the
+    network. The ends come out to many digits. What lies closer to zero than the
+    resolution, the width of the spectrum over the square of the steps, is
+    blurred, and `share_below` refuses to count it.
 
     Args:
         model: See `Objective`, as for `data`, `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
-        steps: Lanczos steps, at least 2.
-        probes: Random vectors, at least 1.
+        num_steps: Lanczos steps, at least 2.
+        num_probes: Random vectors, at least 1.
         seed: Seed of them.
         **options: `batch_size` and `training`.
 
@@ -183,7 +183,7 @@ def spectral_density(
     >>> from entropy_keras import landscape
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     >>> data = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
-    >>> found = landscape.spectral_density(model, data, loss="mse", steps=3)
+    >>> found = landscape.spectral_density(model, data, "mse", num_steps=3)
     >>> round(found.largest, 3)
     3.0
 
@@ -194,7 +194,7 @@ def spectral_density(
         density", arXiv:1901.10159.
     """
     operator = hessian_operator(model, data, loss, **options)
-    return density(operator, steps, probes, seed)
+    return density(operator, num_steps, num_probes, seed)
 
 
 def exact(matrix: np.ndarray, overwrite: bool = False) -> Spectrum:
