@@ -160,7 +160,7 @@ class InnerOptimizer(kinetics.Sampler):
             if v is rule.iterations
         )
 
-    def of_noise(self) -> samplers.Sampler:  # noqa: D102
+    def of_noise(self) -> kinetics.Sampler:  # noqa: D102
         return _NoiseOfRule(self)  # noise does not enter the moments
 
     def step(  # noqa: D102
@@ -211,7 +211,7 @@ class InnerOptimizer(kinetics.Sampler):
 
 
 @dataclasses.dataclass(frozen=True)
-class _NoiseOfRule(samplers.Sampler):
+class _NoiseOfRule(kinetics.Sampler):
     """The path of the noise beside the steps of a rule, which counts them."""
 
     inner: InnerOptimizer
@@ -220,7 +220,7 @@ class _NoiseOfRule(samplers.Sampler):
         self,
         position: Tensors,
         noise: Sequence[Any],
-        settings: Sequence[samplers.Setting],
+        settings: Sequence[kinetics.Setting],
         slots: Any,
     ) -> Any:
         memory = self.inner.start(position, noise, settings, slots)
@@ -233,7 +233,7 @@ class _NoiseOfRule(samplers.Sampler):
         anchor: Tensors,
         noise: Sequence[Any],
         memory: Any,
-        settings: Sequence[samplers.Setting],
+        settings: Sequence[kinetics.Setting],
     ) -> tuple[Tensors, Any]:
         step_size = self.inner.step_size(position, memory)
         moved = [
