@@ -90,7 +90,8 @@ class Trainer:
         self.model.optimizer.build(self.model.trainable_variables)
         images, labels = (tf.constant(a) for a in train)
         self._data = (
-            tf.data.Dataset.from_tensor_slices(np.concatenate(order))
+            tf.data.Dataset
+            .from_tensor_slices(np.concatenate(order))
             .batch(BATCH_SIZE, drop_remainder=True)
             .map(lambda i: (tf.gather(images, i), tf.gather(labels, i)))
         )
@@ -146,9 +147,9 @@ def _train(path: pathlib.Path, num_seeds: int, passes: int) -> None:
                     continue
                 names = ("seed", "estimator", "temperature", "passes")
                 run = dict(zip(names, key, strict=True))
-                run |= trainer.run(run["temperature"], test)
+                found = trainer.run(key[2], test)
                 with path.open("a") as file:
-                    file.write(json.dumps(run) + "\n")
+                    file.write(json.dumps(run | found) + "\n")
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -203,10 +204,10 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for r in rows:
-        cells = [
-            f"{r[name]['mean']:.{digits}f} ± {r[name]['standard_error']:.{digits}f}"
-            for name, digits in (("error", 2), ("difference", 2), ("loss", 3))
-        ]
+        cells = []
+        for name, digits in (("error", 2), ("difference", 2), ("loss", 3)):
+            mean, error = r[name]["mean"], r[name]["standard_error"]
+            cells.append(f"{mean:.{digits}f} ± {error:.{digits}f}")
         head = [r["estimator"], f"{r['temperature']:g}", str(r["seeds"])]
         lines.append("| " + " | ".join([*head, *cells]) + " |")
     return "\n".join(lines) + "\n"

@@ -258,7 +258,11 @@ def _pulled(
     step_size: tf.Tensor,
     setting: kinetics.Setting,
 ) -> tf.Tensor:
-    """Adds the pull of the scope and the noise to a step."""
+    """Adds the pull of the scope and the noise to a step.
+
+    Returns:
+        The position after it.
+    """
     dtype = position.dtype
     step_size = tf.cast(step_size, setting.scope.dtype)
     pull = tf.cast(step_size * setting.scope, dtype)

@@ -1,4 +1,4 @@
-"""Langevin dynamics without inertia: what moves weights by the gradient itself."""
+"""Langevin dynamics without inertia: the gradient moves the weights."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import tensorflow as tf
 from entropy_keras import kinetics
 from entropy_keras import validation
 from entropy_keras.kinetics import Setting
+
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,9 @@ class SGLD(kinetics.ElementwiseSampler):
         # Differences, since TensorFlow merges chains of sums and adds their
         # terms in an order that varies from run to run.
         dtype, step_size = position.dtype, setting.step_size
-        step = kinetics.scaled(tf.cast(step_size, dtype) * gradient, setting.metric)
+        step = kinetics.scaled(
+            tf.cast(step_size, dtype) * gradient, setting.metric
+        )
         pull = tf.cast(step_size * setting.scope, dtype) * (position - anchor)
         if self.momentum:
             velocity = self.momentum * memory[0] - step

@@ -142,9 +142,7 @@ class _Thermostat(kinetics.Sampler):
         return -math.log(self.momentum)
 
     @abc.abstractmethod
-    def excess(
-        self, velocity: Tensors, settings: Sequence[Setting]
-    ) -> Tensors:
+    def excess(self, velocity: Tensors, settings: Sequence[Setting]) -> Tensors:
         """Returns how much more than their share the weights move.
 
         Args:
@@ -157,7 +155,7 @@ class _Thermostat(kinetics.Sampler):
             structure of the frictions.
         """
 
-    def start(  # noqa: D102
+    def start(
         self,
         position: Tensors,
         noise: Sequence[Any],
@@ -170,7 +168,7 @@ class _Thermostat(kinetics.Sampler):
         ]
         return velocity, slots
 
-    def step(  # noqa: D102
+    def step(
         self,
         position: Tensors,
         gradients: Tensors,
@@ -223,16 +221,18 @@ class _Thermostat(kinetics.Sampler):
         velocity *= tf.exp(-friction)
         if noise is not None:
             heat = setting.step_size * setting.temperature
-            time = kinetics.relaxation_time(tf.constant(2.0, friction.dtype), friction)
+            time = kinetics.relaxation_time(
+                tf.constant(2.0, friction.dtype), friction
+            )
             noise *= tf.sqrt(time)
             deviation = tf.sqrt(self.initial_friction * heat)
             velocity += kinetics.spread(deviation, noise, setting.metric)
         return velocity
 
-    def finish(self, memory: Any) -> Any:  # noqa: D102
+    def finish(self, memory: Any) -> Any:
         return memory[1]
 
-    def check_stability(self, step_size: float, scope: float) -> None:  # noqa: D102
+    def check_stability(self, step_size: float, scope: float) -> None:
         _check_stability(self, step_size, scope)
 
 
@@ -272,8 +272,8 @@ class SGNHT(_Thermostat):
         ValueError: If an argument is out of its range.
 
     Example:
-    >>> SGNHT(momentum=0.5).initial_friction == np.log(2)
-    True
+    >>> round(SGNHT(momentum=0.5).initial_friction, 6)  # log 2
+    0.693147
 
     References:
         Ding et al., "Bayesian sampling using stochastic gradient thermostats",
@@ -353,8 +353,10 @@ class Santa(_Thermostat):
     thermostat_rate: float = 1.0
 
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:  # noqa: D102
-        return [tf.fill(v.shape, tf.cast(self.initial_friction, v.dtype))
-                for v in variables]
+        return [
+            tf.fill(v.shape, tf.constant(self.initial_friction, v.dtype))
+            for v in variables
+        ]
 
     def excess(  # noqa: D102
         self, velocity: Tensors, settings: Sequence[Setting]
