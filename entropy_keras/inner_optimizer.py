@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from entropy_keras import keras_private
-from entropy_keras import samplers
+from entropy_keras import kinetics
 from entropy_keras import validation
 
 Tensors = list[tf.Tensor]
@@ -16,7 +16,7 @@ Tensors = list[tf.Tensor]
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
 @dataclasses.dataclass(frozen=True)
-class InnerOptimizer(samplers.Sampler):
+class InnerOptimizer(kinetics.Sampler):
     """Steps of a Keras optimizer, with the pull of the scope and the noise.
 
     ```
@@ -127,7 +127,7 @@ class InnerOptimizer(samplers.Sampler):
         self,
         position: Tensors,
         noise: Sequence[Any],
-        settings: Sequence[samplers.Setting],
+        settings: Sequence[kinetics.Setting],
         slots: Any,
     ) -> Any:
         del noise, settings
@@ -164,7 +164,7 @@ class InnerOptimizer(samplers.Sampler):
             if v is rule.iterations
         )
 
-    def of_noise(self) -> samplers.Sampler:  # noqa: D102
+    def of_noise(self) -> kinetics.Sampler:  # noqa: D102
         return _NoiseOfRule(self)  # noise does not enter the moments
 
     def step(  # noqa: D102
@@ -174,7 +174,7 @@ class InnerOptimizer(samplers.Sampler):
         anchor: Tensors,
         noise: Sequence[Any],
         memory: Any,
-        settings: Sequence[samplers.Setting],
+        settings: Sequence[kinetics.Setting],
     ) -> tuple[Tensors, Any]:
         rule, variables = self._instance(position)
         state = _state_of(rule)
@@ -215,7 +215,7 @@ class InnerOptimizer(samplers.Sampler):
 
 
 @dataclasses.dataclass(frozen=True)
-class _NoiseOfRule(samplers.Sampler):
+class _NoiseOfRule(kinetics.Sampler):
     """The path of the noise beside the steps of a rule, which counts them."""
 
     inner: InnerOptimizer
@@ -224,7 +224,7 @@ class _NoiseOfRule(samplers.Sampler):
         self,
         position: Tensors,
         noise: Sequence[Any],
-        settings: Sequence[samplers.Setting],
+        settings: Sequence[kinetics.Setting],
         slots: Any,
     ) -> Any:
         memory = self.inner.start(position, noise, settings, slots)
@@ -237,7 +237,7 @@ class _NoiseOfRule(samplers.Sampler):
         anchor: Tensors,
         noise: Sequence[Any],
         memory: Any,
-        settings: Sequence[samplers.Setting],
+        settings: Sequence[kinetics.Setting],
     ) -> tuple[Tensors, Any]:
         step_size = self.inner.step_size(position, memory)
         moved = [
@@ -260,14 +260,18 @@ def _pulled(
     anchor: tf.Tensor,
     noise: tf.Tensor | None,
     step_size: tf.Tensor,
-    setting: samplers.Setting,
+    setting: kinetics.Setting,
 ) -> tf.Tensor:
-    """Adds the pull of the scope and the noise to a step."""
+    """Adds the pull of the scope and the noise to a step.
+
+    Returns:
+        The position after it.
+    """
     dtype = position.dtype
     step_size = tf.cast(step_size, setting.scope.dtype)
     pull = tf.cast(step_size * setting.scope, dtype)
     after -= pull * (position - anchor)
     if noise is not None:
         deviation = tf.sqrt(2.0 * step_size * setting.temperature)
-        after += samplers.spread(deviation, noise, setting.metric)
+        after += kinetics.spread(deviation, noise, setting.metric)
     return after

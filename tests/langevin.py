@@ -31,7 +31,7 @@ def make_chain(
     defaults = {
         "sampler": samplers.SGLD(momentum=0.0),
         "settings": [setting] * num_variables,
-        "noise": chain.Noise(seed, tf.constant(update), replica),
+        "noise": chain.Noise(seed, tf.convert_to_tensor(update), replica),
         "estimator": estimators.Displacement(),
         "averaging_rate": 0.75,
     }

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+
 from benchmarks import baselines
 from benchmarks import scaling
+from entropy_keras import samplers
 
 
 def run(module, path, *arguments):
@@ -45,8 +47,9 @@ def test_sam_takes_the_gradient_uphill():
 
 def test_gradients_alone_return_their_mean():
     anchor = tf.constant([1.0, -2.0])
-    position, state = baselines.GradientsAlone().step(
-        anchor + 3.0, tf.constant([4e5, -1e5]), anchor, None, ()
+    setting = samplers.Setting(tf.constant(0.1), tf.constant(0.0))
+    position, state = baselines.GradientsAlone().move(
+        anchor + 3.0, tf.constant([4e5, -1e5]), anchor, None, (), setting
     )
     np.testing.assert_allclose(position, [0.6, -1.9], rtol=1e-6)
     assert state == ()

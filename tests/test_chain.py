@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from entropy_keras import chain as chain_lib
 from entropy_keras import estimators
 from entropy_keras import samplers
 
@@ -12,28 +13,38 @@ SAMPLERS = [
     samplers.SGLD(momentum=0.0),
     samplers.SGLD(momentum=0.9),
     samplers.SplitSGLD(),
+    samplers.SplitSGLD(average_noise=True),
+    samplers.SGHMC(),
+    samplers.SGNHT(),
+    samplers.Santa(),
+    samplers.GaussianPerturbation(),
 ]
 
 
-def rotate(position, step, carry):
-    """Stands in for a gradient that depends on the step and moves the carry."""
-    gradients = [tf.sin(p) * tf.cast(step, p.dtype) for p in position]
-    return gradients, carry * 3 + step
+def rotate(position, step):
+    """Stands in for gradients that depend on the step."""
+    return [tf.sin(p) * tf.cast(step, p.dtype) for p in position]
 
 
-def run_steps(chain, anchor, state, first_step, last_step, carry):
-    @tf.function
-    def run(anchor, state, carry):
-        return chain.run(
-            state,
-            rotate,
-            anchor,
-            first_step=first_step,
-            last_step=last_step,
-            carry=carry,
-        )
+def slots_of(chain, anchor):
+    variables = [tf.Variable(x) for x in anchor]
+    return chain.sampler.initial_slots(variables), ()
 
-    return run(anchor, state, carry)
+
+def run_steps(chain, anchor, state, first_step, last_step, gradients=rotate):
+    """Advances in a loop of the graph."""
+
+    def step(number, *state):
+        state = chain_lib.State(*state)
+        found = gradients(state.position, number)
+        return number + 1, *chain.advance(state, found, anchor, number)
+
+    _, *state = tf.while_loop(
+        lambda number, *_: number <= last_step,
+        step,
+        (tf.constant(first_step), *state),
+    )
+    return chain_lib.State(*state)
 
 
 def operations(function):
@@ -48,17 +59,11 @@ def operations(function):
 def random_operations(chain):
     """Returns the random ones among those of a whole update."""
     anchor = [tf.ones([3], tf.float64)]
+    slots = slots_of(chain, anchor)
 
     @tf.function
     def update():
-        state, _ = chain.run(
-            chain.initial_state(anchor),
-            lambda position, step, carry: (position, carry),
-            anchor,
-            first_step=1,
-            last_step=4,
-            carry=(),
-        )
+        state = run_steps(chain, anchor, chain.start(anchor, slots), 1, 4)
         return chain.entropy_gradient(anchor, state)
 
     kinds = operations(update)
@@ -84,10 +89,10 @@ def test_the_chain_starts_at_the_anchor():
         temperature=1.0, sampler=samplers.SGLD(momentum=0.9)
     )
     anchor = tf.constant([1.0, -2.0], tf.float64)
-    state = chain.initial_state([anchor])
+    state = chain.start([anchor])
     np.testing.assert_array_equal(state.position[0], anchor)
     np.testing.assert_array_equal(state.mean[0], anchor)
-    np.testing.assert_array_equal(state.kinetics[0][0], [0.0, 0.0])
+    np.testing.assert_array_equal(state.memory[0][0], [0.0, 0.0])
 
 
 @pytest.mark.parametrize("temperature", [2.0, 1.0, 1e-8])
@@ -97,7 +102,7 @@ def test_stationary_start_has_the_deviation_of_a_flat_loss(temperature):
         scope=scope, temperature=temperature, stationary_start=True
     )
     anchor = tf.fill([num_weights], tf.constant(3.0, tf.float64))
-    state = chain.initial_state([anchor])
+    state = chain.start([anchor])
     np.testing.assert_array_equal(state.mean[0], anchor)
     # exp(-scope / 2 * |x' - x|**2 / T) is normal with variance T / scope. The
     # mean and the deviation of n normals err by 1 / sqrt(n), 1 / sqrt(2 n).
@@ -114,42 +119,56 @@ def test_stationary_start_has_the_deviation_of_a_flat_loss(temperature):
 def test_stationary_start_at_temperature_zero_is_the_anchor():
     chain = langevin.make_chain(temperature=0.0, stationary_start=True)
     anchor = tf.constant([1.0, -2.0], tf.float64)
-    state = chain.initial_state([anchor])
+    state = chain.start([anchor])
     np.testing.assert_array_equal(state.position[0], anchor)
+
+
+def test_the_velocity_starts_from_a_draw_of_its_own():
+    # Its law is N(0, step_size * T), and the position's start shares no noise.
+    chain = langevin.make_chain(
+        sampler=samplers.SGHMC(),
+        step_size=0.25,
+        temperature=4.0,
+        stationary_start=True,
+    )
+    anchor = tf.zeros([100_000], tf.float64)
+    state = chain.start([anchor])
+    velocity = state.memory[0][0].numpy()
+    assert abs(velocity.std() - 1) < 4.5 / (2 * velocity.size) ** 0.5
+    correlation = np.corrcoef(velocity, state.position[0])[0, 1]
+    assert abs(correlation) < 4.5 / velocity.size**0.5
 
 
 @pytest.mark.parametrize("split_after", [0, 3, 7])
 @pytest.mark.parametrize(
-    "estimator",
+    ("estimator", "averaging_rate"),
     [
-        estimators.Displacement(0.75, scale_by_scope=False),
-        estimators.Displacement(None, scale_by_scope=False),
-        estimators.MeanGradient(),
+        (estimators.Displacement(), 0.75),
+        (estimators.Displacement(subtract_noise=True), None),
+        (estimators.MeanGradient(), None),
     ],
-    ids=repr,
 )
-def test_two_runs_equal_one(estimator, split_after):
+def test_two_runs_equal_one(estimator, averaging_rate, split_after):
     chain = langevin.make_chain(
         sampler=samplers.SGLD(momentum=0.9),
         estimator=estimator,
+        averaging_rate=averaging_rate,
         temperature=0.1,
-        variable_indices=(0, 1),
+        num_variables=2,
     )
     anchor = [
         tf.constant([1.0, -2.0], tf.float64),
         tf.constant(0.5, tf.float64),
     ]
-    start, carry = chain.initial_state(anchor), tf.constant(1)
-    whole = run_steps(chain, anchor, start, 1, 7, carry)
-    state, carry = run_steps(chain, anchor, start, 1, split_after, carry)
-    halves = run_steps(chain, anchor, state, split_after + 1, 7, carry)
+    start = chain.start(anchor)
+    whole = run_steps(chain, anchor, start, 1, 7)
+    state = run_steps(chain, anchor, start, 1, split_after)
+    halves = run_steps(chain, anchor, state, split_after + 1, 7)
     for a, b in zip(
         tf.nest.flatten(whole), tf.nest.flatten(halves), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    # Seven steps moved it all: carry_k = 3 carry + k from 1 gives 3823.
-    assert int(whole[1]) == 3823
-    for before, after in zip(anchor, whole[0].position, strict=True):
+    for before, after in zip(anchor, whole.position, strict=True):
         assert np.all(before != after)
 
 
@@ -158,39 +177,20 @@ def test_advancing_by_hand_equals_the_loop():
         sampler=samplers.SGLD(momentum=0.9), temperature=0.1
     )
     anchor = [tf.constant([1.0, -2.0], tf.float64)]
-    by_hand, carry = chain.initial_state(anchor), tf.constant(1)
+    by_hand = chain.start(anchor)
     for step in (1, 2, 3):
-        gradients, carry = rotate(by_hand.position, step, carry)
-        by_hand = chain.advance(by_hand, gradients, anchor, step)
-    start = chain.initial_state(anchor)
-    loop = run_steps(chain, anchor, start, 1, 3, tf.constant(1))
-    for a, b in zip(
-        tf.nest.flatten((by_hand, carry)), tf.nest.flatten(loop), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-14)
-
-
-def test_gradients_are_asked_for_where_each_step_begins():
-    # f = -3 x, no noise, no scope: positions 0, 0.3, 0.6, 0.9.
-    chain = langevin.make_chain(scope=0.0)
-    anchor = [tf.zeros([1], tf.float64)]
-
-    def gradient_function(position, step, seen):
-        seen = tf.tensor_scatter_nd_update(
-            seen, [[step - 1]], [[tf.cast(step, tf.float64), position[0][0]]]
+        by_hand = chain.advance(
+            by_hand, rotate(by_hand.position, step), anchor, step
         )
-        return [tf.constant([-3.0], tf.float64)], seen
 
-    _, seen = tf.function(chain.run)(
-        chain.initial_state(anchor),
-        gradient_function,
-        anchor,
-        first_step=1,
-        last_step=4,
-        carry=tf.zeros([4, 2], tf.float64),
-    )
-    expected = [[1, 0.0], [2, 0.3], [3, 0.6], [4, 0.9]]
-    np.testing.assert_allclose(seen, expected, atol=1e-15)
+    @tf.function
+    def loop():
+        return run_steps(chain, anchor, chain.start(anchor), 1, 3)
+
+    for a, b in zip(
+        tf.nest.flatten(by_hand), tf.nest.flatten(loop()), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-8)
 
 
 @pytest.mark.parametrize("update", [0, 5])
@@ -201,26 +201,14 @@ def test_each_step_and_variable_has_noise_of_its_own(update):
         step_size=0.5,
         scope=0.0,
         temperature=4.0,
-        update=tf.constant(update),
-        variable_indices=(2, 9),
+        update=update,
+        num_variables=2,
     )
     anchor = [tf.zeros([50], tf.float64), tf.zeros([50], tf.float64)]
-
-    def gradient_function(position, step, seen):
-        seen = tf.tensor_scatter_nd_update(
-            seen, [[step - 1]], [tf.stack(position)]
-        )
-        return [tf.zeros([50], tf.float64)] * 2, seen
-
-    state, seen = tf.function(chain.run)(
-        chain.initial_state(anchor),
-        gradient_function,
-        anchor,
-        first_step=1,
-        last_step=4,
-        carry=tf.zeros([4, 2, 50], tf.float64),
-    )
-    positions = np.concatenate([seen, [np.stack(state.position)]])
+    state, positions = chain.start(anchor), [np.zeros([2, 50])]
+    for step in (1, 2, 3, 4):
+        state = chain.advance(state, anchor, anchor, step)
+        positions.append(np.stack(state.position))
     draws = np.diff(positions, axis=0) / 2
     assert len(np.unique(draws.round(12))) == draws.size
     expected = [
@@ -233,62 +221,37 @@ def test_each_step_and_variable_has_noise_of_its_own(update):
                 step=step,
                 variable=variable,
             )
-            for variable in (2, 9)
+            for variable in (0, 1)
         ]
         for step in (1, 2, 3, 4)
     ]
     np.testing.assert_allclose(draws, expected, atol=1e-14)
 
 
-def test_a_restricted_chain_moves_its_variables_alike():
-    chain = langevin.make_chain(
-        sampler=samplers.SGLD(momentum=0.9),
-        temperature=0.1,
-        variable_indices=(0, 1, 2),
-    )
-    anchor = [tf.fill([4], tf.constant(v, tf.float64)) for v in (1.0, 2.0, 3.0)]
-    start = chain.initial_state(anchor)
-    whole, _ = run_steps(chain, anchor, start, 1, 5, tf.constant(1))
-    kept = [0, 2]
-    part, _ = run_steps(
-        chain.of(kept),
-        [anchor[i] for i in kept],
-        start.of(kept),
-        1,
-        5,
-        tf.constant(1),
-    )
-    for a, b in zip(
-        tf.nest.flatten(whole.of(kept)),
-        tf.nest.flatten(part),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_eager_graph_and_compiled_runs_agree(sampler, temperature):
     chain = langevin.make_chain(
-        sampler=sampler, temperature=temperature, stationary_start=True
+        sampler=sampler,
+        temperature=temperature,
+        stationary_start=True,
+        compiled=False,
+        estimator=estimators.MeanGradient(),
+        averaging_rate=None,
     )
     anchor = [tf.constant([-1.0, -0.5, 0.1, 0.8, 2.0], tf.float64)]
+    slots = slots_of(chain, anchor)
 
     def update(anchor):
-        state, _ = chain.run(
-            chain.initial_state(anchor),
-            rotate,
-            anchor,
-            first_step=1,
-            last_step=5,
-            carry=tf.constant(1),
-        )
-        return chain.entropy_gradient(anchor, state)[0]
+        state = run_steps(chain, anchor, chain.start(anchor, slots), 1, 5)
+        return chain.entropy_gradient(anchor, state)[0], chain.finish(state)
 
     eager = update(anchor)
     graph = tf.function(update)(anchor)
     compiled = tf.function(update, jit_compile=True)(anchor)
-    assert np.all(eager.numpy() != 0)
-    np.testing.assert_allclose(graph, eager, rtol=1e-13)
-    # A compiler may round a logarithm otherwise, and the noise holds one.
-    np.testing.assert_allclose(compiled, eager, rtol=1e-8)
+    assert np.all(eager[0].numpy() != 0)
+    for a, b, c in zip(*map(tf.nest.flatten, (eager, graph, compiled)),
+                       strict=True):  # fmt: skip
+        np.testing.assert_allclose(b, a, rtol=1e-13)
+        # A compiler may round a logarithm otherwise, and the noise holds one.
+        np.testing.assert_allclose(c, a, rtol=1e-8)

@@ -29,11 +29,9 @@ SETTINGS = {
 }
 
 
-def run_on_quadratic(estimator, num_steps, scope, step_size):
+def run_on_quadratic(num_steps, scope, step_size, **arguments):
     """Returns the estimate on `sum(curvature * (x - center)**2) / 2`."""
-    chain = langevin.make_chain(
-        estimator=estimator, step_size=step_size, scope=scope
-    )
+    chain = langevin.make_chain(step_size=step_size, scope=scope, **arguments)
     anchor = tf.constant(ANCHOR)
     state = langevin.run(
         chain, lambda x: CURVATURES * (x - CENTER), anchor, num_steps
@@ -59,10 +57,7 @@ def test_displacement_of_a_quadratic(name):
         step_size=step_size,
     )
     actual = run_on_quadratic(
-        estimators.Displacement(averaging_rate, scale_by_scope=False),
-        num_steps,
-        scope,
-        step_size,
+        num_steps, scope, step_size, averaging_rate=averaging_rate
     )
     expected = ratio * displacement_in_equilibrium(scope)
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=0)
@@ -91,7 +86,7 @@ def test_the_closed_form_has_the_known_values(name, known):
 
 def test_scale_by_scope_multiplies_the_displacement():
     plain, scaled = (
-        run_on_quadratic(estimators.Displacement(0.75, scale), 5, 0.25, 0.1)
+        run_on_quadratic(5, 0.25, 0.1, scale_by_scope=scale)
         for scale in (False, True)
     )
     np.testing.assert_array_equal(scaled, 0.25 * plain)
@@ -100,41 +95,45 @@ def test_scale_by_scope_multiplies_the_displacement():
 def test_averaging_rate_weighs_the_new_sample():
     # From 0, samples 1 and 2: 0.75 * 1 = 0.75, 0.25 * 0.75 + 0.75 * 2 = 1.6875.
     # Were it the weight of the old mean, they would be 0.25 and 1.5625.
-    estimator = estimators.Displacement(0.75, scale_by_scope=False)
-    mean = estimator.initial_mean(tf.constant(0.0))
+    estimator = estimators.Displacement()
+    mean = estimator.initial_mean([tf.constant(0.0)])
     means = []
     for step, position in enumerate((1.0, 2.0), start=1):
         mean = estimator.update_mean(
-            mean, tf.constant(position), tf.constant(100.0), tf.constant(step)
+            mean,
+            [tf.constant(position)],
+            [tf.constant(100.0)],
+            tf.constant(step),
+            0.75,
         )
-        means.append(float(mean))
+        means.append(float(mean[0]))
     assert means == [0.75, 1.6875]
 
 
 @pytest.mark.parametrize(
-    ("estimator", "expected"),
+    ("estimator", "factor", "expected"),
     [
         # The plain mean of the positions 10, 13, 4 is 9, and 5 - 9 = -4.
-        (estimators.Displacement(None, scale_by_scope=False), -4.0),
+        (estimators.Displacement(), None, -4.0),
         # (5 - 9) * scope 0.5.
-        (estimators.Displacement(None, scale_by_scope=True), -2.0),
+        (estimators.Displacement(), 0.5, -2.0),
         # The mean of the gradients 1, 4, -2, whatever the scope.
-        (estimators.MeanGradient(), 1.0),
+        (estimators.MeanGradient(), 0.5, 1.0),
     ],
-    ids=repr,
 )
-def test_plain_means_by_hand(estimator, expected):
-    anchor = tf.constant(5.0)
+def test_plain_means_by_hand(estimator, factor, expected):
+    anchor = [tf.constant(5.0)]
     mean = estimator.initial_mean(anchor)
     samples = ((10.0, 1.0), (13.0, 4.0), (4.0, -2.0))
     for step, (position, gradient) in enumerate(samples, start=1):
         mean = estimator.update_mean(
             mean,
-            tf.constant(position),
-            tf.constant(gradient),
+            [tf.constant(position)],
+            [tf.constant(gradient)],
             tf.constant(step),
+            None,
         )
-    result = estimator.entropy_gradient(anchor, mean, tf.constant(0.5))
+    (result,) = estimator.entropy_gradient(anchor, mean, [factor])
     assert float(result) == pytest.approx(expected, rel=1e-6)
 
 
@@ -149,7 +148,7 @@ def test_mean_gradient_of_a_quadratic(num_steps):
     excess = (b ** np.arange(num_steps)).mean(1)
     expected = (scope + CURVATURES * excess) * distance
     actual = run_on_quadratic(
-        estimators.MeanGradient(), num_steps, scope, step_size
+        num_steps, scope, step_size, estimator=estimators.MeanGradient()
     )
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
@@ -161,10 +160,17 @@ def test_estimators_agree_in_equilibrium_from_opposite_sides():
 
     def ratios(num_steps, averaging_rate):
         for estimator in (
-            estimators.Displacement(averaging_rate, scale_by_scope=True),
+            estimators.Displacement(),
             estimators.MeanGradient(),
         ):
-            found = run_on_quadratic(estimator, num_steps, scope, step_size)
+            found = run_on_quadratic(
+                num_steps,
+                scope,
+                step_size,
+                estimator=estimator,
+                averaging_rate=averaging_rate,
+                scale_by_scope=True,
+            )
             assert found[~curved] == 0
             yield found[curved] / exact[curved]
 
@@ -218,19 +224,23 @@ def test_both_estimators_equal_quadrature(temperature, order):
         scope=scope,
         temperature=temperature,
         stationary_start=True,
+        averaging_rate=None,
+        scale_by_scope=True,
     )
     anchor = tf.fill([num_chains], tf.constant(at, tf.float64))
     # Relaxation takes 1 / (scope + f'') < 1 / 1.8, or 28 steps, from a start
     # that is off by the displacement: exp(-7) of it is left.
     burnt = langevin.run(chain, skewed_gradient, anchor, 200)
     for estimator in (
-        estimators.Displacement(None, scale_by_scope=True),
+        estimators.Displacement(),
         estimators.MeanGradient(),
     ):
         chain = dataclasses.replace(
-            chain, estimator=estimator, update=tf.constant(1)
+            chain,
+            estimator=estimator,
+            noise=chain.noise._replace(update=tf.constant(1)),
         )
-        state = chain.initial_state([anchor])._replace(position=burnt.position)
+        state = chain.start([anchor])._replace(position=burnt.position)
         state = langevin.run(chain, skewed_gradient, anchor, 100, state=state)
         values = chain.entropy_gradient([anchor], state)[0].numpy()
         error = values.std() / num_chains**0.5

@@ -23,24 +23,33 @@ def from_modes(values):
     return ROTATION @ np.diag(values) @ ROTATION.T
 
 
+def setting_of(*, step_size, scope, temperature, metric=None):
+    return samplers.Setting(
+        tf.constant(step_size, tf.float64),
+        tf.constant(scope, tf.float64),
+        temperature,
+        None if metric is None else tf.constant(metric, tf.float64),
+    )
+
+
 def take_step(
-    sampler, position, gradient, anchor, noise, state=None, **arguments
+    sampler, position, gradient, anchor, noise, memory=None, **arguments
 ):
     """Takes one step in float64, in and out of NumPy."""
+    setting = setting_of(**arguments)
     position = tf.constant(position, tf.float64)
-    if state is None:
-        state = sampler.initial_state(position)
-    position, state = sampler.step(
+    noise = None if noise is None else tf.constant(noise, tf.float64)
+    if memory is None:
+        memory = sampler.begin(position, noise, setting)
+    position, memory = sampler.move(
         position,
         tf.constant(gradient, tf.float64),
         tf.constant(anchor, tf.float64),
-        None if noise is None else tf.constant(noise, tf.float64),
-        state,
-        step_size=tf.constant(arguments["step_size"], tf.float64),
-        scope=tf.constant(arguments["scope"], tf.float64),
-        temperature=arguments["temperature"],
+        noise,
+        memory,
+        setting,
     )
-    return position.numpy(), state
+    return position.numpy(), memory
 
 
 def linear_map(sampler, hessian, *, center=0.0, anchor=0.0, **arguments):
@@ -50,7 +59,8 @@ def linear_map(sampler, hessian, *, center=0.0, anchor=0.0, **arguments):
     and what the sampler remembers.
     """
     size = len(hessian)
-    memory = len(sampler.initial_state(tf.zeros([size], tf.float64)))
+    zeros = tf.zeros([size], tf.float64)
+    memory = len(sampler.begin(zeros, zeros, setting_of(**arguments)))
     anchor = np.broadcast_to(anchor, [size])
 
     def step(s, noise):
@@ -192,16 +202,8 @@ def test_without_noise_a_step_equals_one_with_noise_zero(sampler):
 def test_deviation_does_not_underflow_in_float16(sampler):
     # 2 * step_size * temperature = 2e-11 is 0 in float16, its root is not.
     zero, one = tf.zeros([1], tf.float16), tf.ones([1], tf.float16)
-    position, _ = sampler.step(
-        zero,
-        zero,
-        zero,
-        one,
-        (),
-        step_size=tf.constant(1e-3),
-        scope=tf.constant(0.0),
-        temperature=1e-8,
-    )
+    setting = samplers.Setting(tf.constant(1e-3), tf.constant(0.0), 1e-8)
+    position, _ = sampler.move(zero, zero, zero, one, (), setting)
     assert position.dtype == tf.float16
     # The spacing of float16 numbers is 6e-8 there.
     assert position.numpy().item() == pytest.approx(2e-11**0.5, abs=6e-8)
@@ -417,7 +419,7 @@ def test_get_returns_what_a_name_stands_for():
 @pytest.mark.parametrize("sampler", ["adam", "SGLD", None, samplers.SGLD])
 def test_get_refuses_what_is_not_a_sampler(sampler):
     message = (
-        "`sampler` must be a `Sampler` or one of ['sgld', 'split_sgld']. "
+        f"`sampler` must be a `Sampler` or one of {sorted(samplers.NAMES)}. "
         f"Received: sampler={sampler!r}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
