@@ -279,7 +279,14 @@ class Chain:
 
 
 def _is_zero(temperature: Any) -> bool:
-    """Tells whether there is no noise: a tensor might hold any number."""
+    """Tells whether there is no noise: a tensor might hold any number.
+
+    Args:
+        temperature: A number or a tensor.
+
+    Returns:
+        Whether it is the number 0.
+    """
     return not tf.is_tensor(temperature) and temperature == 0
 
 

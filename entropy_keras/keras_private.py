@@ -148,8 +148,8 @@ class _Scoped(_BACKEND):
     _apply_weight_decay = _NEUTRAL._apply_weight_decay
     _backend_update_step = _NEUTRAL._backend_update_step
 
-    # Keras knows variables by those of TensorFlow that are within, which a scope
-    # hides behind tensors.
+    # Keras knows variables by those of TensorFlow that are within, which a
+    # scope hides behind tensors.
     def _var_key(self, variable: Any) -> Any:
         return super()._var_key(variable._value)
 
@@ -171,7 +171,7 @@ class _Scoped(_BACKEND):
     def _backend_apply_gradients(self, grads: Any, variables: Any) -> None:
         # Branches of a condition cannot assign within a scope: both are taken,
         # and one is chosen.
-        every = self.ema_overwrite_frequency
+        every: Any = self.ema_overwrite_frequency
         self.ema_overwrite_frequency = None
         try:
             super()._backend_apply_gradients(grads, variables)
@@ -188,14 +188,14 @@ class _Scoped(_BACKEND):
 
 
 @functools.cache
-def _scoped_class(cls: type) -> type:
+def _scoped_class(cls: Any) -> Any:
     return type(cls.__name__, (cls, _Scoped), {})
 
 
 @contextlib.contextmanager
 def _scoped(optimizer: Any) -> Iterator[None]:
     """Lets an optimizer assign Keras's variables, as on other backends."""
-    cls = type(optimizer)
+    cls: Any = type(optimizer)
     object.__setattr__(optimizer, "__class__", _scoped_class(cls))
     try:
         yield

@@ -142,7 +142,7 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer, abc.ABC):
 
     Example:
     >>> class Lookahead(entropy_keras.MultiGradientOptimizer):
-    ...     '''Five steps of SGD, then half the way there (Zhang et al. 2019).'''
+    ...     '''Five steps of SGD, then half the way (Zhang et al. 2019).'''
     ...
     ...     gradients_per_update = 5
     ...

@@ -99,7 +99,7 @@ def own_seeds(states: Sequence[Valued]) -> list[Valued]:
     units on all replicas.
 
     Args:
-        states: Variables with their values; seeds are integers, and others floats.
+        states: Variables with their values; seeds are integers, others floats.
 
     Returns:
         The same variables with the values for one pass.

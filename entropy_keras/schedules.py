@@ -276,7 +276,14 @@ def check(
 
 
 def _takes_an_update(schedule: Callable[..., Any]) -> bool:
-    """Tells whether a schedule gives a number when called with an update."""
+    """Tells whether a schedule gives a number when called with an update.
+
+    Args:
+        schedule: The schedule.
+
+    Returns:
+        Whether it does.
+    """
     try:
         with tf.init_scope():
             return int(tf.size(schedule(tf.constant(0, tf.int64)))) == 1

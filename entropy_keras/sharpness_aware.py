@@ -41,10 +41,10 @@ class SharpnessAware(multi_gradient.MultiGradientOptimizer):
         radius: Radius ρ of the ball, a non-negative float.
         adaptive: Whether the ball is relative to each weight (ASAM), which
             wants a radius some ten times as large.
-        direction: Where the ball's worst point is looked for: `"gradient"` takes
-            a first gradient at x for it, `"momentum"` goes against the mean of
-            the gradients so far and needs no second gradient; the loss and the
-            statistics reported are then those at the perturbed weights.
+        direction: Where the ball's worst point is looked for: `"gradient"`
+            takes a first gradient at x for it, `"momentum"` goes along the mean
+            of the gradients so far and needs no second gradient; the loss and
+            the statistics reported are then those at the perturbed weights.
         decay: With `direction="momentum"`, the share of that mean that an
             update keeps, a float in [0, 1).
         learning_rate: That of the default outer optimizer, 0.01 unless told.

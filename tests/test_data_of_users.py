@@ -152,8 +152,9 @@ def test_a_set_is_written_and_read_back(tmp_path):
     np.testing.assert_allclose(found.train.images, EXPECTED, atol=1e-6)
     np.testing.assert_array_equal(found.train.labels, CLASSES)
     assert len(found.test.labels) == 8
+    source = sources.read_npz(str(path))
     with pytest.raises(ValueError, match="`name` must be new in `data_dir`"):
-        sources.write_tfds(sources.read_npz(str(path)), "mine", str(tmp_path))
+        sources.write_tfds(source, "mine", str(tmp_path))
 
 
 def make_run(tmp_path, shift=0):
@@ -184,11 +185,12 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content):
     chosen, workdir = make_run(tmp_path)
     run = training.prepare(chosen, workdir)
     (workdir / name).write_text(content)
+    again = {
+        "config.json": lambda: training.prepare(chosen, workdir),
+        "metrics.json": lambda: training.finish(run),
+    }[name]
     with pytest.raises(ValueError, match=rf"`workdir` .*{name} is damaged"):
-        if name == "config.json":
-            training.prepare(chosen, workdir)
-        else:
-            training.finish(run)
+        again()
 
 
 def test_the_record_of_a_run_is_json(tmp_path):

@@ -355,7 +355,7 @@ def test_a_bad_configuration_is_refused(npz, tmp_path, changes, message):
 
 def test_a_file_without_its_arrays_is_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", x_train=np.zeros([2, 28, 28]))
-    with pytest.raises(ValueError, match=r"without \['x_test'"):
+    with pytest.raises(ValueError, match=r"without \['y_train'"):
         data.load("digits", npz=str(tmp_path / "bad.npz"))
 
 

@@ -57,7 +57,7 @@ def scale_images(
         _require_finite(name, array)
     if standardized:
         _require_standardized(first, images[first])
-        divisor, words = 1, "standardized floats"
+        divisor, words = 1.0, "standardized floats"
     else:
         divisor, words = _divisor(images)
     return [
@@ -232,7 +232,7 @@ def _plain(name: str, array: np.ndarray) -> tuple[np.ndarray, str]:
     if array.ndim == 2 and kind in "biuf":
         one_hot = np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all()
         require(
-            one_hot,
+            bool(one_hot),
             name,
             "one label each, or one-hot: rows of zeros with a single one",
             f"an array of {array.dtype} of shape {array.shape} that is not",

@@ -109,7 +109,7 @@ def entropy_sgd(
     """
     return entropy_keras.EntropySGD(
         Annealed(knobs["learning_rate"], num_updates),
-        **(
+        **dict[str, Any](
             {
                 "langevin_learning_rate": lambda update: knobs["step_size"],
                 "scope": lambda update: knobs["scope"],

@@ -146,7 +146,9 @@ def read_tfds(name: str, data_dir: str | None) -> Source:
         "trainers.prepare`",
         f"{received}, whose splits are {splits}",
     )
-    images, labels, note = {}, {}, ""
+    images: dict[str, np.ndarray] = {}
+    labels: dict[str, np.ndarray] = {}
+    note = ""
     for split in ("train", "test", "validation"):
         if split not in splits or len(images) == 2:
             continue
@@ -191,7 +193,21 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
 def _read_split(
     builder: Any, split: str, image: str, label: str, received: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images and labels of a split, in its order."""
+    """Returns all images and labels of a split, in its order.
+
+    Args:
+        builder: The set.
+        split: Name of the split.
+        image: Name of the feature of images.
+        label: Name of that of labels.
+        received: What the user asked for, for messages.
+
+    Returns:
+        Images and labels.
+
+    Raises:
+        ValueError: If the images have several sizes, or files are missing.
+    """
     samples = builder.as_dataset(split=split, shuffle_files=False).map(
         lambda sample: (sample[image], sample[label])
     )

@@ -281,7 +281,14 @@ class _Survey:
         self._run_seconds = time.monotonic() - start
 
     def sharpness(self, eps: float) -> Measured:
-        """Looks for the sharpness in a box."""
+        """Looks for the sharpness in a box.
+
+        Args:
+            eps: Size of the box, relative to the weights.
+
+        Returns:
+            What was found, or why nothing was looked for.
+        """
         seconds = _ASCENT_GRADIENTS * self._gradient_seconds
         if seconds > 0.5 * self._clock.left:
             return self._clock.skipped(seconds)
@@ -299,7 +306,11 @@ class _Survey:
         return Measured(found.value, low, math.inf, f"lower bound: {meaning}")
 
     def local_entropy(self) -> Measured:
-        """Samples the local entropy: independently, or else by chains."""
+        """Samples the local entropy: independently, or else by chains.
+
+        Returns:
+            The estimate, or why there is none.
+        """
         clock, plan = self._clock, self._plan
         draws = clock.affords(_DRAWS, self._value_seconds, 0.4)
         if self._first is None or draws < _FEWEST_DRAWS:
@@ -337,7 +348,11 @@ class _Survey:
         return _entropy(found, reason)
 
     def trace(self) -> Measured:
-        """Estimates the trace."""
+        """Estimates the trace.
+
+        Returns:
+            The estimate, or why there is none.
+        """
         count = self._clock.affords(_PRODUCTS, self.product_seconds, 0.6)
         if count < min(_FEWEST_PRODUCTS, self._objective.num_parameters):
             return self._clock.skipped(_PRODUCTS * self.product_seconds)
@@ -348,7 +363,11 @@ class _Survey:
         return _around(found.estimate, _WIDTH * found.standard_error)
 
     def finish_spectrum(self) -> Spectrum | None:
-        """Runs the other probes, and goes on to where the ends are."""
+        """Runs the other probes, and goes on to where the ends are.
+
+        Returns:
+            The spectrum, `None` if there was no time for any probe.
+        """
         if self._first is None:
             return None
         probes = [self._first]

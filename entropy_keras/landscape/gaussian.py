@@ -119,7 +119,8 @@ def excess_losses(
     """
     rng = np.random.default_rng(law.plan.seed)
     center = objective.position().numpy().astype("float64")
-    offset, losses = law.local_entropy, []
+    offset = law.local_entropy
+    losses: list[float] = []
     while len(losses) < num_draws and goes_on():
         moved = law.draw(rng)
         position = tf.constant(center + moved, objective.dtype)
