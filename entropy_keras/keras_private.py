@@ -142,6 +142,7 @@ class _Scoped(_BACKEND):
     of methods, after those of the optimizer at hand.
     """
 
+    ema_overwrite_frequency: Any
     assign = _NEUTRAL.assign
     assign_add = _NEUTRAL.assign_add
     assign_sub = _NEUTRAL.assign_sub
@@ -171,7 +172,7 @@ class _Scoped(_BACKEND):
     def _backend_apply_gradients(self, grads: Any, variables: Any) -> None:
         # Branches of a condition cannot assign within a scope: both are taken,
         # and one is chosen.
-        every: Any = self.ema_overwrite_frequency
+        every = self.ema_overwrite_frequency
         self.ema_overwrite_frequency = None
         try:
             super()._backend_apply_gradients(grads, variables)

@@ -45,9 +45,13 @@ def readme_blocks(language):
 
 def test_readme_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (block,) = readme_blocks("python")
+    swap, own = readme_blocks("python")
     names = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(swap, "README.md", "exec"), names)
+    assert names["model"].optimizer.iterations > 0
+    exec(compile(own, "README.md", "exec"), names)
+    names["model"].compile(names["Lookahead"](0.5), loss="mse")
+    names["model"].fit(names["x"], names["y"][:, None], verbose=0)
     assert names["model"].optimizer.iterations > 0
     assert (tmp_path / "saved_model").is_dir()
 
