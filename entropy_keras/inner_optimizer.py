@@ -27,8 +27,8 @@ class InnerOptimizer(kinetics.Sampler):
 
     The step size is the rule's own learning rate, at its own count of steps, so
     `langevin_learning_rate` is left out. With `persistent`, its moments and
-    count go on from update to update and are saved; otherwise each update begins
-    with new ones, as momentum does in the published method. This is the
+    count go on from update to update and are saved; otherwise each update has
+    new ones, as momentum does in the published method. This is the
     method with Adam "in both loops" (section 4.3 of the paper), and with an
     outer Nesterov step the inner half of DiLoCo.
 
@@ -36,7 +36,7 @@ class InnerOptimizer(kinetics.Sampler):
     constraints of the rule included. M changes the noise alone.
 
     Args:
-        rule: A `keras.optimizers.Optimizer` such as `Adam(1e-3)`. It serves as a
+        rule: A `keras.optimizers.Optimizer` such as `Adam(1e-3)`. It is a
             description: its own state is never used.
         persistent: Whether its state goes on from update to update.
 

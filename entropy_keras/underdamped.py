@@ -42,8 +42,8 @@ class SGHMC(kinetics.ElementwiseSampler):
     It samples the Gibbs law of the loss and the scope at every momentum, where
     `SGLD` with momentum weighs the loss more. Wherever the loss is quadratic
     its variance is exact at every step size with which it is stable:
-    `step_size * curvature` below 4, pull included. The noise of mini-batches, of
-    covariance C, adds `step_size * C / (2 * (1 - momentum))` to the
+    `step_size * curvature` below 4, pull included. The noise of mini-batches,
+    of covariance C, adds `step_size * C / (2 * (1 - momentum))` to the
     temperature, to first order. Without momentum it is the method of Leimkuhler
     and Matthews at half the step size.
 

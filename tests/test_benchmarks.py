@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-
 from benchmarks import baselines
 from benchmarks import scaling
 from entropy_keras import samplers
