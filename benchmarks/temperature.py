@@ -227,7 +227,6 @@ def _draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
             label=estimator,
         )
     axes.set_xscale("symlog", linthresh=1e-4)
-    axes.set_yscale("log")
     axes.set_xlabel("temperature")
     axes.set_ylabel("test error, %")
     axes.legend()

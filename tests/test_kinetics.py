@@ -38,27 +38,27 @@ def split_variance(curvature, step_size, temperature):
     return temperature * (1 - decay**2) / SCOPE / (1 - b**2)
 
 
-# Variance of a mode whose curvature is l, at step size h and temperature T.
+# Variance of a mode of curvature c, at step size h and temperature t.
 LINEAR = [
     (
         samplers.SGLD(0.0),
-        lambda l, h, T: T / ((l + SCOPE) * (1 - h / 2 * (l + SCOPE))),
+        lambda c, h, t: t / ((c + SCOPE) * (1 - h / 2 * (c + SCOPE))),
     ),
     (
         samplers.SGLD(0.75, nesterov=False),
-        lambda l, h, T: momentum_variance(l, h, T, 0.75, False),
+        lambda c, h, t: momentum_variance(c, h, t, 0.75, False),
     ),
     (
         samplers.SGLD(0.75, nesterov=True),
-        lambda l, h, T: momentum_variance(l, h, T, 0.75, True),
+        lambda c, h, t: momentum_variance(c, h, t, 0.75, True),
     ),
     (samplers.SplitSGLD(), split_variance),
     # Exact at every step size.
-    (samplers.SplitSGLD(average_noise=True), lambda l, h, T: T / (l + SCOPE)),
-    (samplers.SGHMC(0.0), lambda l, h, T: T / (l + SCOPE)),
-    (samplers.SGHMC(0.9), lambda l, h, T: T / (l + SCOPE)),
+    (samplers.SplitSGLD(average_noise=True), lambda c, h, t: t / (c + SCOPE)),
+    (samplers.SGHMC(0.0), lambda c, h, t: t / (c + SCOPE)),
+    (samplers.SGHMC(0.9), lambda c, h, t: t / (c + SCOPE)),
     # It does not see the loss.
-    (samplers.GaussianPerturbation(), lambda l, h, T: T / SCOPE),
+    (samplers.GaussianPerturbation(), lambda c, h, t: t / SCOPE),
 ]
 
 
@@ -84,7 +84,7 @@ def test_covariance_of_every_sampler_and_metric(
     # In units of the metric: x = root y makes the Hessian root H root, and the
     # scope's pull the identity times the scope.
     curvatures, modes = np.linalg.eigh(root @ HESSIAN @ root)
-    variances = [variance(l, 0.1, temperature) for l in curvatures]
+    variances = [variance(c, 0.1, temperature) for c in curvatures]
     expected = root @ modes @ np.diag(variances) @ modes.T @ root
     actual = stationary_covariance(
         sampler,
