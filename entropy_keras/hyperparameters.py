@@ -2,7 +2,7 @@
 
 To add one: add a field to `HyperParameters`, a check, a line to the docstring
 of `EntropySGD`, and what it does to `entropy_sgd`. Signature, attribute, config
-and the flag of the trainers follow from the field.
+and the flag of the training program follow from the field.
 """
 
 import dataclasses
