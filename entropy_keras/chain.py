@@ -279,7 +279,11 @@ class Chain:
 
 
 def _is_zero(temperature: Any) -> bool:
-    """Tells whether there is no noise: a tensor might hold any number."""
+    """Tells whether there is no noise: a tensor might hold any number.
+
+    Returns:
+        A boolean.
+    """
     return not tf.is_tensor(temperature) and temperature == 0
 
 
