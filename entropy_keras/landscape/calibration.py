@@ -1,7 +1,7 @@
 """Whether predictions are as sure as they are right: of logits and labels.
 
-Predictions that are averaged over several weights have no logits; the logarithms
-of their probabilities serve as such everywhere here.
+Predictions averaged over several weights have no logits; the logarithms of
+their probabilities serve as such everywhere here.
 """
 
 import numpy as np
