@@ -115,8 +115,9 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             temperature that a network feels asks for. Both are exact in
             equilibrium, the first up to the factor that `scale_by_scope`
             controls, and err in opposite directions before.
-        sampler: The kinetics: `"sgld"`, `"split_sgld"`, or an object of
-            `samplers`, such as `SGLD(momentum=0.5)`.
+        sampler: The kinetics: `"sgld"`, `"split_sgld"`, `"sghmc"`, `"sgnht"`,
+            `"santa"`, `"gaussian_perturbation"`, or an object such as
+            `SGLD(momentum=0.5)` or `InnerOptimizer(rule)`.
         start: `"anchor"` starts each chain at the weights; `"stationary"` at a
             draw from its law under a flat loss, normal with deviation
             `sqrt(temperature / scope)`. With `"stationary"` and

@@ -3,6 +3,9 @@
 Nothing here imports the optimizer: it judges Keras models however trained.
 """
 
+from entropy_keras.landscape.calibration import expected_calibration_error
+from entropy_keras.landscape.calibration import fit_temperature
+from entropy_keras.landscape.calibration import log_loss
 from entropy_keras.landscape.chains import Chains
 from entropy_keras.landscape.density import Estimate
 from entropy_keras.landscape.density import Spectrum
@@ -64,8 +67,10 @@ __all__ = [
     "Trace",
     "epsilon_sharpness",
     "estimate_local_entropy",
+    "expected_calibration_error",
     "fisher_diagonal",
     "fisher_from_adam",
+    "fit_temperature",
     "flat_local_entropy",
     "flatness_report",
     "gauss_newton_operator",
@@ -78,6 +83,7 @@ __all__ = [
     "local_entropy",
     "local_entropy_1d",
     "local_entropy_gradient",
+    "log_loss",
     "loss_slice",
     "loss_surface",
     "moreau_envelope_1d",
