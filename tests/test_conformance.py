@@ -71,7 +71,7 @@ CONFIGURATIONS = {
         seed=1,
     ),
     "adam_inside": lambda: EntropySGD(
-        outer_optimizer=keras.optimizers.SGD(0.5, momentum=0.5),
+        learning_rate=0.5,
         sampler=entropy_keras.InnerOptimizer(keras.optimizers.Adam(0.01)),
         num_langevin_steps=3,
         seed=1,
