@@ -114,8 +114,40 @@ class ExponentialScope(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+class _OfFunction:
+    """What holds a function, and is saved if that is registered with Keras."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        validation.require(
+            callable(function), "function", "a function", function
+        )
+        self.function = function
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the function, as JSON can hold it.
+
+        Returns:
+            A dictionary that `from_config` takes.
+        """
+        function = keras.saving.serialize_keras_object(self.function)
+        return {"function": function}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Returns what `get_config` described.
+
+        Args:
+            config: The dictionary.
+
+        Returns:
+            An equal object.
+        """
+        function = keras.saving.deserialize_keras_object(config["function"])
+        return cls(function)
+
+
 @keras.saving.register_keras_serializable(package="entropy_keras")
-class PerVariable:
+class PerVariable(_OfFunction):
     """A hyper-parameter that differs from variable to variable.
 
     Args:
@@ -131,48 +163,16 @@ class PerVariable:
     >>> optimizer = entropy_keras.EntropySGD(temperature=noisy)
     """
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        validation.require(
-            callable(function),
-            "function",
-            "a function of a variable",
-            function,
-        )
-        self.function = function
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the function, as JSON can hold it.
-
-        Returns:
-            A dictionary that `from_config` takes.
-        """
-        function = keras.saving.serialize_keras_object(self.function)
-        return {"function": function}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "PerVariable":
-        """Returns what `get_config` described.
-
-        Args:
-            config: The dictionary.
-
-        Returns:
-            An equal object.
-        """
-        function = keras.saving.deserialize_keras_object(config["function"])
-        return cls(function)
-
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
-class CalledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+class CalledSchedule(
+    _OfFunction, keras.optimizers.schedules.LearningRateSchedule
+):
     """Makes a Keras schedule of a function of the number of the update.
 
     Args:
         function: Takes a scalar, returns a scalar.
     """
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self.function = function
 
     def __call__(self, step: Any) -> Any:
         """Returns the value at an update.
@@ -184,28 +184,6 @@ class CalledSchedule(keras.optimizers.schedules.LearningRateSchedule):
             A scalar.
         """
         return self.function(step)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the function, as JSON can hold it.
-
-        Returns:
-            A dictionary that `from_config` takes.
-        """
-        function = keras.saving.serialize_keras_object(self.function)
-        return {"function": function}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "CalledSchedule":
-        """Returns what `get_config` described.
-
-        Args:
-            config: The dictionary.
-
-        Returns:
-            An equal object.
-        """
-        function = keras.saving.deserialize_keras_object(config["function"])
-        return cls(function)
 
 
 def at(value: Any, update: tf.Tensor | int, variable: Any = None) -> Any:

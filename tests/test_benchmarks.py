@@ -131,3 +131,13 @@ def test_an_update_allocates_little_beyond_what_it_needs(tmp_path):
     # Position, mean and gradient, and with momentum the velocity.
     assert 3.0 <= rows["without momentum"]["weight_sized_tensors"] < 3.1
     assert 4.0 <= rows["with momentum"]["weight_sized_tensors"] < 4.1
+
+
+@pytest.mark.nightly
+def test_the_check_of_a_gpu_runs_without_one(tmp_path):
+    rows = run(
+        "benchmarks.gpu", tmp_path / "gpu.json", "--updates=4", "--rounds=1"
+    )["rows"]
+    assert len(rows) == 9
+    assert all(row["agrees"] for row in rows)
+    assert all(row["host_operations"] == [] for row in rows)

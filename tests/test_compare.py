@@ -1,0 +1,152 @@
+"""The comparison of optimizers keeps its own rules."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.datasets
+
+from trainers import comparison
+from trainers import search
+
+X, Y = sklearn.datasets.load_digits(return_X_y=True)
+X = (X / 16).astype("float32")
+Y = Y.astype("int32")
+DATA = ((X[:320], Y[:320]), (X[320:500], Y[320:500]), (X[500:700], Y[500:700]))
+METHODS = ("sgd", "sam", "entropy_sgd")
+
+
+@pytest.fixture(autouse=True)
+def _one_choice_each(monkeypatch):
+    # Each choice is traced for itself.
+    for name in METHODS:
+        method = comparison.METHODS[name]
+        one = {key: options[:1] for key, options in method.choices.items()}
+        monkeypatch.setitem(
+            comparison.METHODS, name, dataclasses.replace(method, choices=one)
+        )
+
+
+def compared(workdir, **arguments):
+    return search.compare(
+        search.perceptron(64, 10, 16),
+        DATA,
+        METHODS,
+        3,
+        workdir=workdir,
+        num_trials=4,
+        num_searches=2,
+        num_seeds=2,
+        jit_compile=False,
+        **arguments,
+    )
+
+
+def test_it_keeps_its_rules_and_goes_on(tmp_path, monkeypatch):
+    tested = []
+    judge = comparison.Runner.judge
+
+    def watched(runner, data, *rest):
+        tested.append(data is DATA[2])
+        return judge(runner, data, *rest)
+
+    monkeypatch.setattr(comparison.Runner, "judge", watched)
+    winners = compared(tmp_path)
+    runs = [run for winner in winners for run in winner["runs"]]
+    # 3 passes of 10 mini-batches of 32, whatever an update takes.
+    assert {run["gradient_evaluations"] for run in runs} == {30}
+    assert [run["updates"] for run in winners[0]["runs"]] == [30, 30]
+    assert [run["updates"] for run in winners[1]["runs"]] == [15, 15]
+    assert [run["updates"] for run in winners[2]["runs"]] == [6, 6]
+    # The test set is seen by the winners' new seeds, and by them alone.
+    assert sum(tested) == 2 * 3 * 2
+    assert all(run["tested"] for run in runs)
+    trained = []
+    monkeypatch.setattr(
+        comparison.Runner, "run", lambda *arguments: trained.append(1)
+    )
+    again = compared(tmp_path)
+    assert not trained
+    assert search.table(again) == search.table(winners)
+    # Without the time for anything new, what is whole is kept.
+    assert compared(tmp_path / "other", max_minutes=1e-9) == []
+
+
+def made_up(errors):
+    """Returns winners with these test errors, by method and search."""
+    return [
+        {
+            "method": name,
+            "at_edge": [],
+            "runs": [
+                {
+                    "test": {"error": e, "loss": 1.0, "calibrated_loss": 1.0},
+                    "seconds": 1.0, "updates": 1, "gradient_evaluations": 1,
+                }
+                for e in found
+            ],
+        }
+        for name, searches in errors.items()
+        for found in searches
+    ]  # fmt: skip
+
+
+def test_the_statistics_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    one = rng.normal(5, 0.1, [3, 6])
+    other = one + rng.normal(0.3, 0.1, [3, 6])
+    best, second = search.table(made_up({"b": other, "a": one}))
+    assert best["method"] == "a"
+    assert best["behind_the_best"] == 0
+    differences = (other - one).ravel()
+    assert second["behind_the_best"] == pytest.approx(differences.mean())
+    expected = scipy.stats.ttest_rel(other.ravel(), one.ravel()).pvalue
+    assert second["p_value"] == pytest.approx(expected)
+    seeds = scipy.stats.sem(differences)
+    searches = scipy.stats.sem((other - one).mean(1))
+    assert second["standard_error"] == pytest.approx(max(seeds, searches))
+    assert second["worse_than_best"]
+    assert "(the same)" not in search.markdown([best, second])
+
+
+def test_less_than_two_errors_is_the_same():
+    rng = np.random.default_rng(0)
+    one = rng.normal(5, 1, [3, 6])
+    other = one + rng.normal(0.1, 1, [3, 6])
+    rows = search.table(made_up({"a": one, "b": other}))
+    assert not any(row["worse_than_best"] for row in rows)
+    assert "(the same)" in search.markdown(rows)
+
+
+def test_trials_are_within_their_space_and_edges_are_told():
+    method = comparison.Method(
+        lambda *_: None, {"a": (1e-3, 1.0)}, {"b": (1, 2)}
+    )
+    drawn = comparison.trials(method, 200, seed=3)
+    values = np.array([v["a"] for v, _ in drawn])
+    assert values.min() >= 1e-3
+    assert values.max() <= 1.0
+    assert abs(np.log10(values).mean() + 1.5) < 0.2  # log-uniform
+    assert {c["b"] for _, c in drawn} == {1, 2}
+    assert drawn == comparison.trials(method, 200, seed=3)
+    assert comparison.at_edge(method, {"a": 1.1e-3}) == ["a"]
+    assert comparison.at_edge(method, {"a": 0.03}) == []
+
+
+def test_wrong_labels_are_as_many_as_asked_for():
+    noisy = search.with_wrong_labels(Y, 0.2)
+    assert (noisy != Y).mean() == pytest.approx(0.2, abs=1e-3)
+    assert set(noisy) == set(range(10))
+
+
+def test_the_fitted_scale_lowers_the_loss_and_keeps_the_error():
+    logits = np.random.default_rng(0).normal(size=[200, 10])
+    labels = logits.argmax(1)
+    labels[:80] = (labels[:80] + 1) % 10
+    assert comparison.log_loss(logits, labels) == pytest.approx(
+        -np.log(
+            np.exp(logits[np.arange(200), labels])
+            / np.exp(logits).sum(1)
+        ).mean()
+    )  # fmt: skip
