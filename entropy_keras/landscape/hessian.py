@@ -13,7 +13,9 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.products import hessian_product
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
@@ -125,8 +127,37 @@ def assemble(
             bar.add(min(block.step, block.size - first))
         progress_file.record(matrix, block.index + 1)
     _mirror(matrix)
+    _require_products(matrix, objective, position)
     progress_file.record(matrix, len(objective.sizes) + 1)
     return matrix
+
+
+def _require_products(
+    matrix: np.ndarray, objective: Objective, position: tf.Tensor
+) -> None:
+    """Refuses a matrix that does not multiply as products do.
+
+    Args:
+        matrix: The matrix.
+        objective: The loss.
+        position: The weights.
+
+    Raises:
+        ValueError: If a product differs from that of automatic differentiation.
+    """
+    vector = np.random.default_rng(0).normal(size=len(matrix))
+    vector = vector.astype(matrix.dtype)
+    expected = hessian_product(objective)(position, tf.constant(vector))
+    difference = np.linalg.norm(matrix @ vector - expected.numpy())
+    scale = np.linalg.norm(expected.numpy())
+    if np.isfinite(scale):
+        require(
+            bool(difference <= 1e-2 * scale + 1e-12),
+            "model",
+            "one whose backward passes TensorFlow vectorizes right; for others "
+            "use `hessian_operator`",
+            f"columns that differ from products by {difference / scale:.2g}",
+        )
 
 
 class _Block:
@@ -171,12 +202,13 @@ class _Block:
             gradient = tf.reshape(
                 inner.gradient(loss, later[0], None, _ZERO), [-1]
             )
+            selfcheck.require_differentiable(gradient)
 
         def column(index: tf.Tensor) -> tf.Tensor:
             unit = tf.one_hot(index, self.size, dtype=gradient.dtype)
             return objective.join(outer.gradient(gradient, later, unit, _ZERO))
 
-        if _has_loop(gradient.graph):
+        if _has_loop(gradient.graph) or not objective.vectorizes:
             return tf.map_fn(
                 column, indices, fn_output_signature=objective.dtype
             )
@@ -195,11 +227,8 @@ def _has_loop(graph: tf.Graph) -> bool:
     Returns:
         Whether gradients in it cannot be vectorized.
     """
-    definition = graph.as_graph_def()
-    nodes = list(definition.node)
-    for function in definition.library.function:
-        nodes.extend(function.node_def)
-    return any(node.op in {"StatelessWhile", "While"} for node in nodes)
+    loops = {"StatelessWhile", "While"}
+    return any(node.op in loops for node in selfcheck.nodes_of(graph))
 
 
 def _mirror(matrix: np.ndarray, size: int = 2048) -> None:

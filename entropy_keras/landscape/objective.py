@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from entropy_keras import passes
+from entropy_keras.landscape import selfcheck
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
@@ -42,6 +43,7 @@ class Objective:
         num_parameters: Number of trainable weights, n.
         num_samples: Number of samples.
         dtype: Name of the dtype of the weights.
+        vectorizes: Whether backward passes may be vectorized.
 
     Raises:
         ValueError: If the model is not built or has no trainable weight, if
@@ -79,6 +81,7 @@ class Objective:
         self._model = model
         self._training = training
         self._loss = None if loss is None else _as_loss(loss, self.dtype)
+        self.vectorizes = selfcheck.vectorizes(model)
         self._shapes = [tuple(v.shape) for v in self.variables]
         self.sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.num_parameters = sum(self.sizes)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.sparse.linalg import LinearOperator
 
+from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.validation import require
 
@@ -162,7 +163,10 @@ def hessian_product(objective: Objective) -> Product:
 
     Returns:
         A compiled function of two vectors, by reverse over reverse
-        differentiation: the mode that works through every layer of Keras.
+        differentiation: the mode that works through every layer of Keras. Its
+        first call checks that the Hessian is symmetric, which costs two
+        products, and where a custom gradient takes part that it is the change
+        of the gradient; it raises a `ValueError` if not.
     """
 
     def product(
@@ -174,9 +178,26 @@ def hessian_product(objective: Objective) -> Product:
                 inner.watch(position)
                 loss = objective.batch_loss(position, batch)
             gradient = _gradient(inner, loss, position)
+            selfcheck.require_differentiable(gradient)
+            if selfcheck.has_custom_gradient(gradient):
+                custom.append(True)
         return _gradient(outer, gradient, position, vector)
 
-    return objective.mean(product)
+    custom: list[bool] = []
+    averaged = objective.mean(product)
+    unchecked = [True]
+
+    def checked(position: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
+        if unchecked:
+            unchecked.clear()
+            selfcheck.require_symmetric(averaged, position, objective.dtype)
+            if custom:
+                selfcheck.require_differences(
+                    averaged, objective.gradient, position, objective.dtype
+                )
+        return averaged(position, vector)
+
+    return checked
 
 
 def gauss_newton_product(objective: Objective) -> Product:
@@ -201,6 +222,7 @@ def gauss_newton_product(objective: Objective) -> Product:
         with tf.GradientTape() as push:
             push.watch(directions)
             pulled = _gradient(pull, outputs, position, directions)
+        selfcheck.require_differentiable(pulled)
         pushed = _gradient(push, pulled, directions, vector)
 
         # The loss by the predictions and by the weights, each held apart.

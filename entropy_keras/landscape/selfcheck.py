@@ -1,0 +1,199 @@
+"""Whether second derivatives are right, checked where they are used.
+
+TensorFlow drops terms without a word where it has no derivative of a gradient.
+Two checks find that: the operations of the first derivative tell which have
+none, and a Hessian is symmetric, which one that lacks terms is not.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from entropy_keras.validation import require
+
+# Gradients that TensorFlow declares not differentiable, with who uses them.
+_NOT_DIFFERENTIABLE = {
+    "ResizeBilinearGrad": "bilinear UpSampling2D and Resizing",
+    "ResizeBicubicGrad": "bicubic UpSampling2D and Resizing",
+    "ScaleAndTranslateGrad": "tf.image.resize with antialias, and its kernels",
+}
+# Rounding leaves a few units of the last place; a missing term a good share.
+_TOLERANCES = {"float64": 1e-6, "float32": 2e-3}
+
+
+def nodes_of(graph: tf.Graph) -> list[Any]:
+    """Returns the nodes of a graph and of all functions that it calls.
+
+    Args:
+        graph: The graph.
+
+    Returns:
+        Their definitions.
+    """
+    definition = graph.as_graph_def()
+    nodes = list(definition.node)
+    for function in definition.library.function:
+        nodes.extend(function.node_def)
+    return nodes
+
+
+def require_differentiable(gradient: tf.Tensor) -> None:
+    """Refuses a gradient that TensorFlow cannot differentiate again.
+
+    Args:
+        gradient: A tensor of a graph, the result of a first derivative.
+
+    Raises:
+        ValueError: If an operation in it has no derivative; it is named.
+    """
+    kinds = {node.op for node in nodes_of(gradient.graph)}
+    for kind in sorted(kinds & _NOT_DIFFERENTIABLE.keys()):
+        require(
+            False,
+            "model",
+            f"one without {_NOT_DIFFERENTIABLE[kind]}, whose gradient "
+            "TensorFlow cannot differentiate and would leave out of the "
+            "curvature: use interpolation='nearest', or a transposed "
+            "convolution",
+            f"a model with the operation {kind}",
+        )
+
+
+def vectorizes(model: keras.Model) -> bool:
+    """Tells whether backward passes of a model may be vectorized.
+
+    Those of convolutions in groups are converted as if there were one group.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Whether none of its layers is known to go wrong.
+    """
+    layers = keras.layers
+    grouped = (
+        layers.DepthwiseConv1D,
+        layers.DepthwiseConv2D,
+        layers.SeparableConv1D,
+        layers.SeparableConv2D,
+    )
+    return not any(
+        isinstance(layer, grouped)
+        or getattr(layer, "groups", 1) not in (1, None)
+        for layer in _within(model)
+    )
+
+
+def _within(layer: Any) -> list[Any]:
+    found, left = [], [layer]
+    while left:
+        layer = left.pop()
+        found.append(layer)
+        left += getattr(layer, "layers", [])
+        left += (
+            [getattr(layer, "layer", None)] if hasattr(layer, "layer") else []
+        )
+    return found
+
+
+def require_symmetric(
+    product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    position: tf.Tensor,
+    dtype: str,
+) -> None:
+    """Refuses products of a matrix that is no Hessian, since not symmetric.
+
+    It costs two products, of about two gradients each.
+
+    Args:
+        product: From position and vector to the product.
+        position: The weights.
+        dtype: Their type.
+
+    Raises:
+        ValueError: If it is not symmetric.
+    """
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=[2, position.shape[0]])
+    of_one, of_other = (
+        product(position, tf.constant(v, dtype)).numpy().astype("float64")
+        for v in (one, other)
+    )
+    difference = abs(other @ of_one - one @ of_other)
+    scale = np.linalg.norm(of_one) + np.linalg.norm(of_other)
+    if not np.isfinite(scale):
+        return  # whoever asked for the product says what is not finite
+    require(
+        bool(difference <= _TOLERANCES.get(dtype, 0.2) * scale),
+        "model",
+        "one whose gradients can be differentiated again: an operation without "
+        "a second derivative makes its Hessian unsymmetric",
+        f"products that differ by {difference:.3g} of {scale:.3g}",
+    )
+
+
+def has_custom_gradient(gradient: tf.Tensor) -> bool:
+    """Tells whether a `tf.custom_gradient` takes part in a first derivative.
+
+    Args:
+        gradient: A tensor of a graph.
+
+    Returns:
+        Whether one does. Some layers of Keras have one, and a right one.
+    """
+    return any(
+        "_gradient_op_type" in node.attr for node in nodes_of(gradient.graph)
+    )
+
+
+def require_differences(
+    product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    gradient: Callable[[tf.Tensor], tf.Tensor],
+    position: tf.Tensor,
+    dtype: str,
+) -> None:
+    """Refuses products that are not the change of the gradient.
+
+    Automatic differentiation of a custom gradient is that of whatever function
+    would have it. The difference of two gradients knows the function itself. It
+    is taken over three distances, since a long one is curved and a short one
+    rounded, and has to be near the product at one of them. It costs six
+    gradients and a product.
+
+    Args:
+        product: From position and vector to the product.
+        gradient: From position to the gradient.
+        position: The weights.
+        dtype: Their type.
+
+    Raises:
+        ValueError: If they differ by more than a fifth at all distances.
+    """
+    start = position.numpy().astype("float64")
+    vector = np.random.default_rng(1).normal(size=len(start))
+    vector *= max(float(np.linalg.norm(start)), 1e-3) / np.linalg.norm(vector)
+    expected = product(position, tf.constant(vector, dtype)).numpy()
+    smallest = np.inf
+    for distance in (1e-2, 1e-3, 1e-4):
+        ahead, behind = (
+            gradient(tf.constant(start + sign * distance * vector, dtype))
+            for sign in (1, -1)
+        )
+        found = (ahead - behind).numpy().astype("float64") / (2 * distance)
+        scale = max(np.linalg.norm(found), np.linalg.norm(expected))
+        if not np.isfinite(scale) or scale == 0:
+            return
+        error = float(np.linalg.norm(found - expected) / scale)
+        smallest = min(smallest, error)
+    require(
+        bool(smallest <= 0.2),
+        "model",
+        "one whose custom gradient (tf.custom_gradient, keras.ops."
+        "custom_gradient) is the derivative of what it computes: the curvature "
+        "of another is that of another function",
+        f"products that differ from the change of the gradient by "
+        f"{smallest:.0%}",
+    )
