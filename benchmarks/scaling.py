@@ -55,7 +55,7 @@ def prepare(width: int, num_steps: int) -> tuple[Update, int, float]:
         inputs, keras.layers.Dense(width)(hidden)
     )
     model.compile(
-        entropy_keras.EntropySGD(1e-3, num_langevin_steps=num_steps, seed=0),
+        entropy_keras.EntropySGD(0.01, num_langevin_steps=num_steps, seed=0),
         loss="mse",
         jit_compile=True,
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import types
 
 import keras
 import matplotlib.image
@@ -96,7 +97,9 @@ def test_sharpness_is_a_lower_bound(of_regression):
     rise = max(regression.rise(widths * corner) for corner in corners)
     truth = 100.0 * rise / (1.0 + regression.loss(regression.weights))
     measured = of_regression.sharpness
-    assert measured.value == measured.low <= truth * (1 + 1e-9)
+    # The rounding of a loss of 1 in float32, in per cent.
+    assert measured.value - measured.low < 100 * 2**-23
+    assert measured.low <= truth * (1 + 1e-9)
     assert measured.value > 0.5 * truth
     assert measured.high == math.inf
 
@@ -230,15 +233,22 @@ def test_as_a_callback_of_the_compiled_loss():
     assert found.loss == pytest.approx(loss, rel=1e-6)
 
 
-def test_a_missed_end_widens_the_range(monkeypatch):
-    missed = lanczos.Extremes(*np.array([[1.0], [0.9], [0.1], [0.1]]), 2)
-    monkeypatch.setattr(flatness, "extremes", lambda *arguments: missed)
-    regression = quadratic.Regression(at_minimum=True)
-    eigenvalues = np.linalg.eigvalsh(regression.hessian)
-    found = landscape.flatness_report(*regression.arguments, verbose=0)
-    assert holds(found.largest, eigenvalues.max())
-    assert holds(found.smallest, eigenvalues.min())
-    assert (found.largest.value, found.smallest.value) == (1.0, 0.9)
+def test_a_missed_end_widens_the_range():
+    # A run whose ends are 0.9 and 1, to 0.1, where another saw -1 and 3.
+    run = types.SimpleNamespace(
+        ritz=lambda: (np.array([0.9, 1.0]), None, np.array([0.1, 0.1])),
+        dtype=np.float64,
+    )
+    survey = types.SimpleNamespace(_first=run)
+    spectrum = types.SimpleNamespace(largest=3.0, smallest=-1.0)
+    largest, smallest = flatness._Survey.ends(survey, spectrum)
+    assert holds(largest, 3.0)
+    assert holds(smallest, -1.0)
+    assert (largest.value, smallest.value) == (1.0, 0.9)
+    spectrum = types.SimpleNamespace(largest=1.0, smallest=0.9)
+    largest, _ = flatness._Survey.ends(survey, spectrum)
+    assert holds(largest, 1.1)
+    assert not holds(largest, 1.2)
 
 
 def test_range_of_a_share_stays_within_none_and_all():
