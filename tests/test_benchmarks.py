@@ -54,7 +54,7 @@ def test_gradients_alone_return_their_mean():
     assert state == ()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradient_time_relates_all_to_the_better_sgd(tmp_path):
     tables = run(
         "benchmarks.gradient_time", tmp_path / "times.json",
@@ -75,7 +75,7 @@ def test_gradient_time_relates_all_to_the_better_sgd(tmp_path):
     assert rows["entropy_sgd, diagnostics, jit=off"]["traces"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pipeline_relates_inputs_to_ready_groups(tmp_path):
     rows = run(
         "benchmarks.pipeline", tmp_path / "pipeline.json",

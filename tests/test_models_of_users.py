@@ -416,7 +416,7 @@ def test_a_batch_by_hand_is_traced_once():
     assert len(calls) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("application", "arguments"),
     [
