@@ -1,10 +1,13 @@
 """What the repository says about itself is true."""
 
 import importlib.util
+import json
 import pathlib
 import re
 
 import build_file
+import numpy as np
+import pytest
 
 import entropy_keras
 
@@ -54,6 +57,35 @@ def test_readme_example_runs(tmp_path, monkeypatch):
     names["model"].fit(names["x"], names["y"][:, None], verbose=0)
     assert names["model"].optimizer.iterations > 0
     assert (tmp_path / "saved_model").is_dir()
+
+
+def test_readme_quotes_the_evidence():
+    results = ROOT / "benchmarks" / "results"
+    text = " ".join((ROOT / "README.md").read_text().split())
+    found = json.loads((results / "comparison" / "mnist_2k.json").read_text())
+    rows = {row["method"]: row for row in found["table"]}
+    for name, method in (
+        ("AdamW", "adamw"), ("SGD", "sgd"), ("SAM", "sam"),
+        ("Entropy-SGD", "entropy_sgd"),
+    ):  # fmt: skip
+        assert f"{name} {rows[method]['error']:.2f}" in text
+        errors = [
+            e
+            for winner in found["winners"]
+            if winner["method"] == method
+            for e in winner["test_error"]
+        ]
+        assert rows[method]["error"] == pytest.approx(np.mean(errors), abs=1e-3)
+    entropy = rows["entropy_sgd"]
+    behind = (
+        f"{entropy['behind_the_best']:.2f} ± {entropy['standard_error']:.2f}"
+    )
+    assert f"({behind} behind AdamW)" in text
+    assert f"untuned {rows['entropy_sgd_defaults']['error']:.2f}" in text
+    table = (results / "temperature" / "temperature.md").read_text()
+    assert "| noise taken out | 0 | 10 | 8.11" in table
+    assert "| noise taken out | 0.03 | 10 | 7.06" in table
+    assert "(8.1 to 7.1 % at 0.03" in text
 
 
 def test_readme_has_two_commands_of_the_environment():

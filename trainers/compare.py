@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> None:
             else pathlib.Path(_NPZ.value).name,
             "searches": len(winners) // len(_METHODS.value),
             "table": rows,
-            "winners": winners,
+            "winners": [search.summary(winner) for winner in winners],
         },
     )
     (workdir / "table.md").write_text(search.markdown(rows))

@@ -220,6 +220,26 @@ def table(winners: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def summary(winner: dict[str, Any]) -> dict[str, Any]:
+    """Returns a winner with the figures of its runs as lists.
+
+    Args:
+        winner: What `Comparison.search` returned.
+
+    Returns:
+        A dictionary for JSON.
+    """
+    runs = winner["runs"]
+    kept = {name: value for name, value in winner.items() if name != "runs"}
+    kept["seeds"] = [run["seed"] for run in runs]
+    for name in ("error", "loss", "calibrated_loss"):
+        kept[f"test_{name}"] = [round(run["test"][name], 4) for run in runs]
+    kept["seconds"] = [round(run["seconds"], 3) for run in runs]
+    for name in ("updates", "gradient_evaluations"):
+        kept[name] = runs[0][name]
+    return kept
+
+
 def _errors(winners: Sequence[dict[str, Any]], name: str) -> np.ndarray:
     return np.array([
         run["test"]["error"]
