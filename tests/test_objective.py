@@ -527,3 +527,49 @@ def test_vector_of_another_length_is_refused(length):
             product(
                 tanh_network(), (INPUTS, LABELS), np.ones(length), CROSSENTROPY
             )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["x", "y", "sample_weight"])
+@pytest.mark.parametrize("form", ["arrays", "dataset"])
+def test_data_that_are_not_finite_are_named(part, form, bad):
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    arrays = {
+        "x": np.ones([5, 2], "float32"),
+        "y": np.ones([5, 1], "float32"),
+        "sample_weight": np.ones([5], "float32"),
+    }
+    arrays[part][3] = bad
+    data = tuple(arrays.values())
+    if form == "dataset":
+        data = tf.data.Dataset.from_tensor_slices(data).batch(2)
+    with pytest.raises(ValueError, match=rf"^`data` must be fin.* in {part} "):
+        landscape.trace(model, data, loss="mse")
+
+
+def test_labels_may_be_absent():
+    class Reconstruction(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2, use_bias=False)
+
+        def call(self, inputs):
+            outputs = self.dense(inputs)
+            self.add_loss(tf.reduce_mean((outputs - inputs) ** 2))
+            return outputs
+
+    model = Reconstruction()
+    x = np.eye(2, dtype="float32")
+    model(x)
+    model.compile()
+    found = [
+        landscape.hessian_matrix(model, data, verbose=0)
+        for data in (
+            (x, None),
+            (x, None, None),
+            tf.data.Dataset.from_tensor_slices((x,)).batch(2),
+        )
+    ]
+    # mean over 4 entries of (w - 1)**2: the second derivative is 2 / 4.
+    for matrix in found:
+        np.testing.assert_allclose(matrix, 0.5 * np.eye(4), atol=1e-6)

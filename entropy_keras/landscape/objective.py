@@ -72,6 +72,7 @@ class Objective:
         _check(model, loss, batch_size)
         self.variables: list[keras.Variable] = model.trainable_variables
         self.batches = _batches(data, batch_size)
+        _require_finite(self.batches)
         sizes = [_length(batch) for batch in self.batches]
         self.num_samples = sum(sizes)
         self.dtype: str = self.variables[0].dtype
@@ -311,9 +312,14 @@ def _batches(data: Any, batch_size: int) -> list[Any]:
         require(bool(batches), "data", "not empty", data)
         return batches
     require(isinstance(data, tuple), "data", form, type(data).__name__)
-    data = keras.tree.map_structure(tf.convert_to_tensor, data)
+    # Labels and weights may be absent.
+    data = keras.tree.map_structure(
+        lambda leaf: None if leaf is None else tf.convert_to_tensor(leaf), data
+    )
     lengths = {
-        len(leaf) if leaf.shape.rank else 0 for leaf in keras.tree.flatten(data)
+        len(leaf) if leaf.shape.rank else 0
+        for leaf in keras.tree.flatten(data)
+        if leaf is not None
     }
     require(
         len(lengths) == 1 and lengths != {0},
@@ -325,10 +331,40 @@ def _batches(data: Any, batch_size: int) -> list[Any]:
 
     def part(start: int) -> Any:
         return keras.tree.map_structure(
-            lambda array: array[start : start + batch_size], data
+            lambda array: (
+                None if array is None else array[start : start + batch_size]
+            ),
+            data,
         )
 
     return [part(start) for start in range(0, length, batch_size)]
+
+
+def _require_finite(batches: Sequence[Any]) -> None:
+    """Refuses data with a number that is not finite.
+
+    Args:
+        batches: The batches.
+
+    Raises:
+        ValueError: If there is one; it says where.
+    """
+    for batch in batches:
+        parts = keras.utils.unpack_x_y_sample_weight(batch)
+        for name, part in zip(("x", "y", "sample_weight"), parts, strict=True):
+            for leaf in keras.tree.flatten(part):
+                values = getattr(leaf, "values", leaf)  # of a sparse one
+                if tf.is_tensor(values) and values.dtype.is_floating:
+                    bad = tf.reduce_sum(
+                        tf.cast(~tf.math.is_finite(values), tf.int64)
+                    )
+                    require(
+                        int(bad) == 0,
+                        "data",
+                        "finite numbers: leave those samples out",
+                        f"{int(bad)} numbers in {name} that are NaN or "
+                        "infinite",
+                    )
 
 
 def _length(batch: Any) -> int:
