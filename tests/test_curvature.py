@@ -184,3 +184,22 @@ def test_the_binary_refuses_with_a_sentence(npz, tmp_path):
     assert "error: File not found" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "spectrum").exists()
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [[1.0, 2.0, 3.0], [-3.0, -2.0, -1.0], [0.0, 0.0, 0.0], [2.0, 2.0, 2.0]],
+    ids=["positive", "negative", "zero", "constant"],
+)
+def test_spectra_of_any_sign_are_drawn(tmp_path, nodes):
+    spectrum = landscape.Spectrum(
+        np.array([nodes]), np.full([1, 3], 1 / 3), 3, 1e-6, "exact"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of logarithms of nothing
+        curvature.plot(tmp_path / "spectrum.png", spectrum, "a test")
+        curvature.plot_fisher(
+            tmp_path / "fisher.png", {"empirical": np.array(nodes)}, "a test"
+        )
+    for name in ("spectrum.png", "fisher.png"):
+        assert (tmp_path / name).stat().st_size > 5_000

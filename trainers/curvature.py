@@ -168,7 +168,10 @@ def plot_fisher(
         1, 2, figsize=(11, 3.6), layout="constrained"
     )
     every = np.concatenate(list(diagonals.values()))
-    bins = np.linspace(every.min(), every.max(), 120)
+    low, high = every.min(), every.max()
+    if low == high:  # a range of no width has no bins
+        low, high = low - 0.5, high + 0.5
+    bins = np.linspace(low, high, 120)
     for label, diagonal in diagonals.items():
         left.hist(diagonal, bins, log=True, histtype="step", label=label)
         right.ecdf(np.abs(diagonal), label=label)
@@ -177,7 +180,7 @@ def plot_fisher(
         xlabel="magnitude",
         ylabel="share of entries up to it",
         xscale="log",
-        xlim=(1e-7, np.abs(every).max()),
+        xlim=(1e-7, max(np.abs(every).max(), 1e-6)),
     )
     for axes, place in ((left, "upper right"), (right, "upper left")):
         axes.grid(alpha=0.3)
@@ -205,16 +208,20 @@ def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:
     eigenvalues = spectrum.weights.reshape(-1) * (
         spectrum.num_parameters / len(spectrum.nodes)
     )
-    peak = 0.01 * spectrum.largest
+    peak = 0.01 * max(abs(spectrum.largest), abs(spectrum.smallest))
     for axes, low, high, title in (
         (left, spectrum.smallest, 0.0, "negative tail"),
         (middle, -peak, peak, "near zero"),
         (right, 0.0, spectrum.largest, "positive tail"),
     ):
+        axes.set(title=title, xlabel="eigenvalue")
+        if low >= high:  # one sign alone, or zeros
+            axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
+            continue
         axes.hist(
             nodes, np.linspace(low, high, 80), weights=eigenvalues, log=True
         )
-        axes.set(title=title, xlabel="eigenvalue", xlim=(low, high))
+        axes.set_xlim(low, high)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3)
     left.set_ylabel("number of eigenvalues")
