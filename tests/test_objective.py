@@ -573,3 +573,29 @@ def test_labels_may_be_absent():
     # mean over 4 entries of (w - 1)**2: the second derivative is 2 / 4.
     for matrix in found:
         np.testing.assert_allclose(matrix, 0.5 * np.eye(4), atol=1e-6)
+
+
+def test_masked_sequences_depend_on_the_batches():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input([4, 1]),
+        keras.layers.Masking(),
+        keras.layers.SimpleRNN(2, return_sequences=True),
+        keras.layers.Dense(1),
+    ])
+    x = np.random.default_rng(0).normal(size=[6, 4, 1]).astype("float32")
+    x[3:, 1:] = 0.0  # three whole sequences, three of one step
+    y = np.ones([6, 4, 1], "float32")
+    mask = (x != 0).astype("float32")
+    errors = (model(x).numpy() - y) ** 2 * mask
+    whole, single = (
+        float(objective.value(objective.position()))
+        for objective in (
+            landscape.Objective(model, (x, y), "mse", batch_size=size)
+            for size in (6, 1)
+        )
+    )
+    # All steps that are not masked alike, or each sequence alike.
+    np.testing.assert_allclose(whole, errors.sum() / mask.sum(), rtol=1e-5)
+    by_sequence = errors.sum((1, 2)) / mask.sum((1, 2))
+    np.testing.assert_allclose(single, by_sequence.mean(), rtol=1e-5)

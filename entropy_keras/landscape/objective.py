@@ -32,8 +32,11 @@ class Objective:
             for the loss that the model is compiled with. A `keras.losses.Loss`
             computes in its own dtype, float32 unless it says otherwise; the
             others in that of the weights.
-        batch_size: Samples per batch when `data` are arrays. The result does
-            not depend on it; time and memory do.
+        batch_size: Samples per batch when `data` are arrays. Time and memory
+            depend on it, the result does not, with one exception: a loss over
+            masked sequences is a mean over the steps of a batch that are not
+            masked, and batches, which count by their samples, hold different
+            numbers of those. One batch then holds the exact loss of all data.
         training: Whether layers run as in training. Batch normalization then
             uses the statistics of each batch, and dropout drops the same units
             at every evaluation.
