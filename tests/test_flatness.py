@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 
 import keras
 import matplotlib.image
@@ -30,13 +31,13 @@ def network():
 
 @pytest.fixture(scope="module")
 def of_network():
-    return landscape.flatness_report(*network(), "mse", steps=30)
+    return landscape.flatness_report(*network(), "mse", num_steps=30, verbose=0)
 
 
 @pytest.fixture(scope="module")
 def of_regression():
     regression = quadratic.Regression(at_minimum=True)
-    return landscape.flatness_report(*regression.arguments)
+    return landscape.flatness_report(*regression.arguments, verbose=0)
 
 
 def holds(measured, truth, rounding=1e-12):
@@ -55,7 +56,7 @@ def test_ranges_hold_the_eigenvalues(of_network):
     for measured, truth, width in (
         (of_network.largest, eigenvalues.max(), 1e-3),
         (of_network.smallest, eigenvalues.min(), 1e-2),
-        (of_network.trace, eigenvalues.sum(), 0.2),
+        (of_network.trace, eigenvalues.sum(), 0.25),
         (of_network.near_zero, near_zero.mean(), 0.6),
     ):
         assert holds(measured, truth)
@@ -96,8 +97,8 @@ def test_sharpness_is_a_lower_bound(of_regression):
     rise = max(regression.rise(widths * corner) for corner in corners)
     truth = 100.0 * rise / (1.0 + regression.loss(regression.weights))
     measured = of_regression.sharpness
-    assert measured.value == measured.low <= truth * (1 + 1e-9)
-    assert measured.value > 0.5 * truth
+    assert measured.low <= measured.value <= truth * (1 + 1e-9)
+    assert measured.low > 0.99 * truth
     assert measured.high == math.inf
 
 
@@ -171,7 +172,13 @@ def test_bounds_where_the_local_entropy_fails():
     model, data = network()
     with pytest.warns(UserWarning, match="only bounded"):
         found = landscape.flatness_report(
-            model, data, "mse", scope=1e-3, steps=10, probes=1
+            model,
+            data,
+            "mse",
+            scope=1e-3,
+            num_steps=10,
+            num_probes=1,
+            verbose=0,
         )
     entropy = found.local_entropy
     assert math.isnan(entropy.value)
@@ -194,7 +201,9 @@ def test_dataset_with_ragged_last_batch_is_read_once(of_regression):
     dataset = tf.data.Dataset.from_generator(
         samples, output_signature=signature
     ).batch(3)
-    found = landscape.flatness_report(regression.model, dataset, "mse")
+    found = landscape.flatness_report(
+        regression.model, dataset, "mse", verbose=0
+    )
     assert len(passes) == 1
     assert found.num_samples == 8
     for name in MEASURED:
@@ -213,7 +222,7 @@ def test_as_a_callback_of_the_compiled_loss():
         verbose=0,
         callbacks=keras.callbacks.LambdaCallback(
             on_train_end=lambda logs: reports.append(
-                landscape.flatness_report(model, data)
+                landscape.flatness_report(model, data, verbose=0)
             )
         ),
     )
@@ -223,14 +232,90 @@ def test_as_a_callback_of_the_compiled_loss():
 
 
 def test_a_missed_end_widens_the_range(monkeypatch):
-    missed = lanczos.Extremes(*np.array([[1.0], [0.9], [0.1], [0.1]]), 2)
-    monkeypatch.setattr(flatness, "extremes", lambda *arguments: missed)
-    regression = quadratic.Regression(at_minimum=True)
-    eigenvalues = np.linalg.eigvalsh(regression.hessian)
-    found = landscape.flatness_report(*regression.arguments)
-    assert holds(found.largest, eigenvalues.max())
-    assert holds(found.smallest, eigenvalues.min())
-    assert (found.largest.value, found.smallest.value) == (1.0, 0.9)
+    # A first start without the last weight, along which the curvature is.
+    curvatures = np.array([1.0, 2.0, 3.0, 50.0])
+    operator = aslinearoperator(np.diag(curvatures))
+    blind = lanczos.Lanczos(operator, np.array([1.0, 1.0, 1.0, 0.0]), 4)
+    blind.advance(4)
+    whole = lanczos.Lanczos(operator, np.ones(4), 4)
+    whole.advance(4)
+    model, data = quadratic.dense([3], (1, None)), (np.eye(3), np.ones([3, 1]))
+    survey = flatness._Survey(
+        landscape.Objective(model, data, "mse"),
+        landscape.Plan(1.0),
+        flatness.Clock(math.inf, 0),
+        0.0,
+    )
+    survey._first = blind
+    largest, smallest = survey.ends(lanczos.quadrature([blind, whole], 4))
+    assert largest.value == pytest.approx(3.0)
+    assert holds(largest, 50.0)
+    assert holds(smallest, 1.0)
+    assert smallest.high - smallest.low < 1e-9
+
+
+def test_what_is_not_afforded_is_said(tmp_path, capsys):
+    found = landscape.flatness_report(*network(), "mse", budget=1e-3)
+    for name in MEASURED:
+        measured = getattr(found, name)
+        assert math.isnan(measured.value)
+        assert (measured.low, measured.high) == (-math.inf, math.inf)
+        assert measured.meaning.startswith("not afforded: about ")
+        assert measured.meaning.endswith(" s of a budget of 0.001 s")
+    assert str(found).count("not afforded") == len(MEASURED)
+    assert found.loss > 0.0
+    assert (found.spectrum, found.line, found.threshold) == (None, None, None)
+    content = found.to_dict()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    found.plot(tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 5_000
+    assert capsys.readouterr().out == ""
+
+
+def test_less_is_done_where_time_is_short(monkeypatch, capsys):
+    # A machine on which losses, gradients and products all take a second.
+    monkeypatch.setattr(flatness, "_seconds", lambda function: 1.0)
+    found = landscape.flatness_report(*network(), "mse", budget=100)
+    printed = capsys.readouterr().out
+    # Of the 85 s that are planned for, 40 % are for the first probe.
+    assert "Spectrum, 33 products: about 33 s." in printed
+    assert "Trace, 50 products: about 50 s." in printed
+    assert found.spectrum.nodes.shape[1] == 33
+    assert math.isfinite(found.largest.value)
+    assert found.sharpness.meaning == (
+        "not afforded: about 60 s of a budget of 100 s"
+    )
+    assert "not afforded" in found.local_entropy.meaning
+
+
+def test_a_budget_is_kept():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input([16, 16, 3]),
+        keras.layers.Conv2D(16, 3, activation="relu"),
+        keras.layers.MaxPooling2D(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ])
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=[300, 16, 16, 3]), rng.integers(0, 10, 300)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    start = time.monotonic()
+    found = landscape.flatness_report(model, data, loss, budget=4, verbose=0)
+    assert time.monotonic() - start < 6.0  # Others may use the machine.
+    assert math.isfinite(found.largest.value)
+
+
+def test_trace_beside_a_run_has_no_bias_and_a_true_error():
+    eigenvalues = np.concatenate([[50.0, -20.0], np.linspace(-1.0, 3.0, 60)])
+    _, operator = symmetric(eigenvalues)
+    (run,) = lanczos.runs(operator, 10, 1, seed=0)
+    found = np.array([lanczos.trace_from(run, 20, s) for s in range(1, 301)])
+    spread = found[:, 0].std()
+    assert abs(found[:, 0].mean() - eigenvalues.sum()) < 4 * spread / 300**0.5
+    claimed = np.sqrt(np.mean(found[:, 1] ** 2))
+    assert claimed == pytest.approx(spread, rel=0.12)
+    assert spread < 3.0  # Without the run it would be 17.
 
 
 def test_range_of_a_share_stays_within_none_and_all():
@@ -245,6 +330,7 @@ def test_range_of_a_share_stays_within_none_and_all():
     [
         ({"scope": 0.0}, r"`scope` must be a positive number.*scope=0\.0"),
         ({"temperature": -1.0}, r"`temperature` must be a posi.*=-1\.0"),
+        ({"budget": 0.0}, r"`budget` must be a positive number.*budget=0\.0"),
         ({"threshold": 0.0}, r"`threshold` must be a positive .*=0\.0"),
         ({"minimum_loss": "low"}, "`minimum_loss` must be a number.*=low"),
         ({"seed": -1}, "`seed` must be an integer from 0 on.*seed=-1"),
@@ -259,20 +345,22 @@ def test_bad_input_is_refused_before_the_data_are_read(arguments, message):
     ("arguments", "message"),
     [
         (
-            {"threshold": 1e-3, "steps": 2},
+            {"threshold": 1e-3, "num_steps": 2},
             r"`threshold` must be .* at least the resolution.* use .*"
-            r"more `steps`.*=0\.001",
+            r"more `num_steps`.*=0\.001",
         ),
         ({"minimum_loss": 9e9}, "`minimum_loss` must be at most .*=9000"),
-        ({"steps": 1}, "`steps` must be an integer of at least 2.*steps=1"),
-        ({"probes": 0}, "`probes` must be a positive integer.*probes=0"),
+        ({"num_steps": 1}, "`num_steps` must be an integer of at l.*steps=1"),
+        ({"num_probes": 0}, "`num_probes` must be a positive int.*probes=0"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer.*=0"),
     ],
 )
 def test_bad_input_is_refused(arguments, message):
     regression = quadratic.Regression()
     with pytest.raises(ValueError, match=message):
-        landscape.flatness_report(*regression.arguments, **arguments)
+        landscape.flatness_report(
+            *regression.arguments, **{"verbose": 0} | arguments
+        )
 
 
 def symmetric(eigenvalues):
@@ -287,7 +375,7 @@ def test_share_bounds_hold_for_each_probe():
     basis, operator = symmetric(eigenvalues)
     tight = 0
     for seed in range(20):
-        found = lanczos.density(operator, steps=40, probes=1, seed=seed)
+        found = lanczos.density(operator, num_steps=40, num_probes=1, seed=seed)
         probe = np.random.default_rng(seed).choice([-1.0, 1.0], 300)
         measure = (basis.T @ probe) ** 2 / 300
         for threshold in (0.3, 1.0, 3.0, 10.0):
@@ -313,6 +401,6 @@ def test_distribution_bounds_are_weights_of_a_rule_through_the_point():
 
 def test_share_bounds_of_an_exhausted_space_are_tight():
     operator = aslinearoperator(np.diag([1.0] * 30 + [4.0] * 10))
-    found = lanczos.density(operator, steps=20, probes=4, seed=0)
+    found = lanczos.density(operator, num_steps=20, num_probes=4, seed=0)
     low, high = lanczos.share_bounds(found, 2.0)
     assert low == high == pytest.approx(0.75, abs=1e-12)

@@ -46,11 +46,12 @@ class FlatnessReport:
             loss, see `local_entropy`.
         sharpness: Largest rise of the loss close by, in per cent, see
             `epsilon_sharpness`.
-        threshold: That of `near_zero`.
+        threshold: That of `near_zero`; `None` if that was not afforded.
         scope: Scope of the local entropy.
         temperature: Temperature of the local entropy.
-        spectrum: Density of the spectrum.
-        line: Losses along a random line through the weights, see `loss_slice`.
+        spectrum: Density of the spectrum, or `None`.
+        line: Losses along a random line through the weights, see `loss_slice`,
+            or `None`.
     """
 
     name: str
@@ -63,21 +64,22 @@ class FlatnessReport:
     near_zero: Measured
     local_entropy: Measured
     sharpness: Measured
-    threshold: float
+    threshold: float | None
     scope: float
     temperature: float
-    spectrum: Spectrum
-    line: Slice
+    spectrum: Spectrum | None
+    line: Slice | None
 
     def __str__(self) -> str:
         """Returns the table, in aligned columns."""
+        threshold = "?" if self.threshold is None else f"{self.threshold:g}"
         entropy = f"scope {self.scope:g}, temperature {self.temperature:g}"
         rows: list[list[str]] = [["", "value", "from", "to", "the range"]]
         for label, measured in (
             ("largest eigenvalue", self.largest),
             ("smallest eigenvalue", self.smallest),
             ("trace", self.trace),
-            (f"share of |eigenvalue| < {self.threshold:g}", self.near_zero),
+            (f"share of |eigenvalue| < {threshold}", self.near_zero),
             (f"local entropy ({entropy})", self.local_entropy),
             ("sharpness in a box [%]", self.sharpness),
         ):
@@ -106,13 +108,15 @@ class FlatnessReport:
         """
         content: dict[str, Any] = {}
         for field in dataclasses.fields(self):
+            if field.name in {"spectrum", "line"}:
+                continue
             value = getattr(self, field.name)
             if isinstance(value, Measured):
                 content[field.name] = {
                     name: _finite(part)
                     for name, part in value._asdict().items()
                 }
-            elif not isinstance(value, Spectrum | Slice):
+            else:
                 content[field.name] = _finite(value)
         return content
 
@@ -137,19 +141,30 @@ class FlatnessReport:
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
         self._plot_spectrum(left)
-        right.plot(self.line.distances, self.line.losses)
-        right.plot(0.0, self.loss, "o", color="black")
-        right.set(
-            title="loss along a random direction",
-            xlabel="distance, as a part of each unit's weights",
-            ylabel="loss",
-        )
-        right.grid(alpha=0.3)
+        self._plot_line(right)
         figure.suptitle(
             f"Flatness of {self.name}: {self.num_parameters:,} weights, "
             f"{self.num_samples:,} samples"
         )
         figure.savefig(path, dpi=120)
+
+    def _plot_line(self, axes: Any) -> None:
+        """Draws the losses along the line.
+
+        Args:
+            axes: Of matplotlib.
+        """
+        if self.line is None:
+            _say_missing(axes)
+        else:
+            axes.plot(self.line.distances, self.line.losses)
+        axes.plot(0.0, self.loss, "o", color="black")
+        axes.set(
+            title="loss along a random direction",
+            xlabel="distance, as a part of each unit's weights",
+            ylabel="loss",
+        )
+        axes.grid(alpha=0.3)
 
     def _plot_spectrum(self, axes: Any) -> None:
         """Draws the density, linear within the threshold, else logarithmic.
@@ -157,6 +172,15 @@ class FlatnessReport:
         Args:
             axes: Of matplotlib.
         """
+        axes.set(
+            title="spectrum of the Hessian",
+            xlabel="eigenvalue",
+            ylabel="number of eigenvalues",
+        )
+        axes.grid(alpha=0.3)
+        if self.spectrum is None or self.threshold is None:
+            _say_missing(axes)
+            return
         threshold = self.threshold
         _, low, high, _ = self.near_zero
         nodes = self.spectrum.nodes.reshape(-1)
@@ -180,14 +204,12 @@ class FlatnessReport:
             label = f"{name} {end:.4g}"
             axes.axvline(end, color=colour, linestyle="--", label=label)
         axes.set_xscale("symlog", linthresh=threshold)
-        axes.set(
-            title="spectrum of the Hessian",
-            xlabel="eigenvalue",
-            xlim=(min(1.5 * nodes.min(), -2.0 * threshold), 1.5 * reach),
-            ylabel="number of eigenvalues",
-        )
-        axes.grid(alpha=0.3)
+        axes.set_xlim(min(1.5 * nodes.min(), -2.0 * threshold), 1.5 * reach)
         axes.legend(loc="upper right")
+
+
+def _say_missing(axes: Any) -> None:
+    axes.text(0.5, 0.5, "not afforded", ha="center", transform=axes.transAxes)
 
 
 def _finite(value: Any) -> Any:
