@@ -307,6 +307,7 @@ class _Survey:
         seconds = self._value_seconds
         if self._first is not None:
             law = fit(self._objective, self._first, plan)
+            excess_losses(self._objective, law, 1)  # The first takes longer.
             seconds = _seconds(lambda: excess_losses(self._objective, law, 1))
         draws = clock.affords(_DRAWS, seconds, 0.4)
         if self._first is None or draws < _FEWEST_DRAWS:
