@@ -45,11 +45,57 @@ def test_measure_writes_figure_and_eigenvalues(tmp_path):
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     samples = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
-    found = curvature.measure(model, samples, "exact", tmp_path)
+    found, draw = curvature.measure(model, samples, "exact", tmp_path)
+    draw()
     assert found["largest"] == pytest.approx(3.0, abs=1e-5)
     assert (tmp_path / "spectrum.png").stat().st_size > 10_000
     with np.load(tmp_path / "eigenvalues.npz") as arrays:
         np.testing.assert_allclose(arrays["nodes"], [[0, 1, 3]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [[0.5, 1.0, 2.0], [-2.0, -1.0, -0.5], [0.0, 0.0], [3.0, 3.0], [-1.0, 2.0]],
+    ids=["positive", "negative", "zero", "constant", "both"],
+)
+def test_every_spectrum_is_drawn(tmp_path, nodes, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        curvature.plt.Figure,
+        "savefig",
+        lambda self, path, dpi: figures.append(self),
+    )
+    count = len(nodes)
+    spectrum = landscape.Spectrum(
+        np.array([nodes]), np.full([1, count], 1 / count), count, 1e-6, "exact"
+    )
+    curvature.plot(tmp_path / "unused.png", spectrum, "model")
+    drawn = [
+        sum(bar.get_height() for bar in axes.patches)
+        for axes in figures[0].axes
+    ]
+    at_or_below, at_or_above = (
+        sum(node <= 0.0 for node in nodes),
+        sum(node >= 0.0 for node in nodes),
+    )
+    assert drawn[0] == pytest.approx(at_or_below * (min(nodes) < 0.0))
+    assert drawn[2] == pytest.approx(at_or_above * (max(nodes) > 0.0))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_constant_diagonals_are_drawn(tmp_path, value):
+    path = tmp_path / "fisher.png"
+    curvature.plot_fisher(path, {"true": np.full(5, value)}, "model")
+    assert path.stat().st_size > 10_000
+
+
+def test_numbers_are_safe_before_the_picture(tmp_path):
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    samples = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
+    curvature.measure(model, samples, "exact", tmp_path)
+    assert (tmp_path / "eigenvalues.npz").exists()
+    assert not (tmp_path / "spectrum.png").exists()
 
 
 def test_measure_fisher_of_a_logistic_model(tmp_path):
@@ -60,7 +106,8 @@ def test_measure_fisher_of_a_logistic_model(tmp_path):
     model.compile("sgd", "binary_crossentropy")
     model.set_weights([np.zeros([2, 1]), np.log([3.0])])  # It predicts 3/4.
     samples = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
-    found = curvature.measure_fisher(model, samples, tmp_path)
+    found, draw = curvature.measure_fisher(model, samples, tmp_path)
+    draw()
     assert (found["parameters"], found["samples"]) == (3, 2)
     assert set(found["estimates"]) == {"empirical", "true"}
     for kind, bias in (("empirical", 9 / 16), ("true", 3 / 16)):
@@ -82,7 +129,8 @@ def test_measure_fisher_takes_sequences(tmp_path):
     ])
     model.compile("sgd", "sparse_categorical_crossentropy")
     samples = np.ones([4, 3, 2], "float32"), np.zeros([4, 3], "int32")
-    found = curvature.measure_fisher(model, samples, tmp_path)
+    found, draw = curvature.measure_fisher(model, samples, tmp_path)
+    draw()
     assert set(found["estimates"]) == {"empirical"}
 
 

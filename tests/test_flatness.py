@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-import types
+import time
 
 import keras
 import matplotlib.image
@@ -56,7 +56,7 @@ def test_ranges_hold_the_eigenvalues(of_network):
     for measured, truth, width in (
         (of_network.largest, eigenvalues.max(), 1e-3),
         (of_network.smallest, eigenvalues.min(), 1e-2),
-        (of_network.trace, eigenvalues.sum(), 0.2),
+        (of_network.trace, eigenvalues.sum(), 0.25),
         (of_network.near_zero, near_zero.mean(), 0.6),
     ):
         assert holds(measured, truth)
@@ -97,10 +97,8 @@ def test_sharpness_is_a_lower_bound(of_regression):
     rise = max(regression.rise(widths * corner) for corner in corners)
     truth = 100.0 * rise / (1.0 + regression.loss(regression.weights))
     measured = of_regression.sharpness
-    # The rounding of a loss of 1 in float32, in per cent.
-    assert measured.value - measured.low < 100 * 2**-23
-    assert measured.low <= truth * (1 + 1e-9)
-    assert measured.value > 0.5 * truth
+    assert measured.low <= measured.value <= truth * (1 + 1e-9)
+    assert measured.low > 0.99 * truth
     assert measured.high == math.inf
 
 
@@ -233,22 +231,91 @@ def test_as_a_callback_of_the_compiled_loss():
     assert found.loss == pytest.approx(loss, rel=1e-6)
 
 
-def test_a_missed_end_widens_the_range():
-    # A run whose ends are 0.9 and 1, to 0.1, where another saw -1 and 3.
-    run = types.SimpleNamespace(
-        ritz=lambda: (np.array([0.9, 1.0]), None, np.array([0.1, 0.1])),
-        dtype=np.float64,
+def test_a_missed_end_widens_the_range(monkeypatch):
+    # A first start without the last weight, along which the curvature is.
+    curvatures = np.array([1.0, 2.0, 3.0, 50.0])
+    operator = aslinearoperator(np.diag(curvatures))
+    blind = lanczos.Lanczos(operator, np.array([1.0, 1.0, 1.0, 0.0]), 4)
+    blind.advance(4)
+    whole = lanczos.Lanczos(operator, np.ones(4), 4)
+    whole.advance(4)
+    model, data = quadratic.dense([3], (1, None)), (np.eye(3), np.ones([3, 1]))
+    survey = flatness._Survey(
+        landscape.Objective(model, data, "mse"),
+        landscape.Plan(1.0),
+        flatness.Clock(math.inf, 0),
+        0.0,
     )
-    survey = types.SimpleNamespace(_first=run)
-    spectrum = types.SimpleNamespace(largest=3.0, smallest=-1.0)
-    largest, smallest = flatness._Survey.ends(survey, spectrum)
-    assert holds(largest, 3.0)
-    assert holds(smallest, -1.0)
-    assert (largest.value, smallest.value) == (1.0, 0.9)
-    spectrum = types.SimpleNamespace(largest=1.0, smallest=0.9)
-    largest, _ = flatness._Survey.ends(survey, spectrum)
-    assert holds(largest, 1.1)
-    assert not holds(largest, 1.2)
+    survey._first = blind
+    largest, smallest = survey.ends(lanczos.quadrature([blind, whole], 4))
+    assert largest.value == pytest.approx(3.0)
+    assert holds(largest, 50.0)
+    assert holds(smallest, 1.0)
+    assert smallest.high - smallest.low < 1e-9
+
+
+def test_what_is_not_afforded_is_said(tmp_path, capsys):
+    found = landscape.flatness_report(*network(), "mse", budget=1e-3)
+    for name in MEASURED:
+        measured = getattr(found, name)
+        assert math.isnan(measured.value)
+        assert (measured.low, measured.high) == (-math.inf, math.inf)
+        assert measured.meaning.startswith("not afforded: about ")
+        assert measured.meaning.endswith(" s of a budget of 0.001 s")
+    assert str(found).count("not afforded") == len(MEASURED)
+    assert found.loss > 0.0
+    assert (found.spectrum, found.line, found.threshold) == (None, None, None)
+    content = found.to_dict()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    found.plot(tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 5_000
+    assert capsys.readouterr().out == ""
+
+
+def test_less_is_done_where_time_is_short(monkeypatch, capsys):
+    # A machine on which losses, gradients and products all take a second.
+    monkeypatch.setattr(flatness, "_seconds", lambda function: 1.0)
+    found = landscape.flatness_report(*network(), "mse", budget=100)
+    printed = capsys.readouterr().out
+    # Of the 85 s that are planned for, 40 % are for the first probe.
+    assert "Spectrum, 33 products: about 33 s." in printed
+    assert "Trace, 50 products: about 50 s." in printed
+    assert found.spectrum.nodes.shape[1] == 33
+    assert math.isfinite(found.largest.value)
+    assert found.sharpness.meaning == (
+        "not afforded: about 60 s of a budget of 100 s"
+    )
+    assert "not afforded" in found.local_entropy.meaning
+
+
+def test_a_budget_is_kept():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input([16, 16, 3]),
+        keras.layers.Conv2D(16, 3, activation="relu"),
+        keras.layers.MaxPooling2D(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ])
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=[300, 16, 16, 3]), rng.integers(0, 10, 300)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    start = time.monotonic()
+    found = landscape.flatness_report(model, data, loss, budget=4, verbose=0)
+    assert time.monotonic() - start < 6.0  # Others may use the machine.
+    assert math.isfinite(found.largest.value)
+
+
+def test_trace_beside_a_run_has_no_bias_and_a_true_error():
+    eigenvalues = np.concatenate([[50.0, -20.0], np.linspace(-1.0, 3.0, 60)])
+    _, operator = symmetric(eigenvalues)
+    (run,) = lanczos.runs(operator, 10, 1, seed=0)
+    found = np.array([lanczos.trace_from(run, 20, s) for s in range(1, 301)])
+    spread = found[:, 0].std()
+    assert abs(found[:, 0].mean() - eigenvalues.sum()) < 4 * spread / 300**0.5
+    claimed = np.sqrt(np.mean(found[:, 1] ** 2))
+    assert claimed == pytest.approx(spread, rel=0.12)
+    assert spread < 3.0  # Without the run it would be 17.
 
 
 def test_range_of_a_share_stays_within_none_and_all():
@@ -263,6 +330,7 @@ def test_range_of_a_share_stays_within_none_and_all():
     [
         ({"scope": 0.0}, r"`scope` must be a positive number.*scope=0\.0"),
         ({"temperature": -1.0}, r"`temperature` must be a posi.*=-1\.0"),
+        ({"budget": 0.0}, r"`budget` must be a positive number.*budget=0\.0"),
         ({"threshold": 0.0}, r"`threshold` must be a positive .*=0\.0"),
         ({"minimum_loss": "low"}, "`minimum_loss` must be a number.*=low"),
         ({"seed": -1}, "`seed` must be an integer from 0 on.*seed=-1"),

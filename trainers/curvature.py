@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,8 +20,8 @@ THRESHOLDS = (1e-5, 1e-4, 1e-3, 1e-2)
 
 def measure(
     model: keras.Model, samples: Any, method: str, workdir: pathlib.Path
-) -> dict[str, Any]:
-    """Computes a spectrum and writes `eigenvalues.npz` and `spectrum.png`.
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Computes a spectrum and writes `eigenvalues.npz`.
 
     Args:
         model: A compiled model.
@@ -31,7 +32,8 @@ def measure(
 
     Returns:
         The numbers: both ends, trace, and shares of the eigenvalues of smaller
-        magnitude than each threshold (`None` below the resolution).
+        magnitude than each threshold (`None` below the resolution); and what
+        draws `spectrum.png`, once they are safe.
     """
     start = time.monotonic()
     spectrum = landscape.hessian_spectrum(
@@ -43,10 +45,11 @@ def measure(
         nodes=spectrum.nodes.astype("float32"),
         weights=spectrum.weights.astype("float32"),
     )
-    plot(workdir / "spectrum.png", spectrum, model.name)
-    return numbers(spectrum) | {
-        "samples": len(samples[1]), "seconds": seconds
-    }  # fmt: skip
+    content = numbers(spectrum) | {
+        "samples": len(samples[1]),
+        "seconds": seconds,
+    }
+    return content, lambda: plot(workdir / "spectrum.png", spectrum, model.name)
 
 
 def numbers(spectrum: landscape.Spectrum) -> dict[str, Any]:
@@ -85,13 +88,13 @@ def measure_fisher(
     samples: Any,
     workdir: pathlib.Path,
     adam_batches: tuple[int, int] | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Callable[[], None]]:
     """Estimates the diagonal of the Fisher information in up to three ways.
 
     They are the empirical and the true Fisher information of
     `landscape.fisher_diagonal`, the latter where a sample has one label, and
     what the moments of Adam say, see `landscape.fisher_from_adam`. Writes
-    `diagonals.npz` and `spectrum.png`.
+    `diagonals.npz`.
 
     Args:
         model: A compiled model; its loss must be a negative log-likelihood.
@@ -101,7 +104,8 @@ def measure_fisher(
             optimizer, an Adam, saw; `None` leaves its estimate out.
 
     Returns:
-        The numbers, of each estimate under `estimates`.
+        The numbers, of each estimate under `estimates`, and what draws
+        `spectrum.png`, once they are safe.
     """
     start = time.monotonic()
     has_one_label = len(model.output_shape) == 2
@@ -115,8 +119,7 @@ def measure_fisher(
         )
     seconds = time.monotonic() - start
     np.savez_compressed(workdir / "diagonals.npz", **diagonals)
-    plot_fisher(workdir / "spectrum.png", diagonals, model.name)
-    return {
+    content = {
         "method": "fisher",
         "parameters": len(diagonals["empirical"]),
         "samples": len(samples[1]),
@@ -126,6 +129,9 @@ def measure_fisher(
             for name, diagonal in diagonals.items()
         },
     }
+    return content, lambda: plot_fisher(
+        workdir / "spectrum.png", diagonals, model.name
+    )
 
 
 def fisher_numbers(diagonal: np.ndarray) -> dict[str, Any]:
@@ -154,6 +160,14 @@ def fisher_numbers(diagonal: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _interval(low: float, high: float) -> tuple[float, float]:
+    """Returns an interval of some width around numbers, all alike or not."""
+    if low < high:
+        return low, high
+    width = 0.1 * abs(low) or 1.0
+    return low - width, high + width
+
+
 def plot_fisher(
     path: pathlib.Path, diagonals: dict[str, np.ndarray], name: str
 ) -> None:
@@ -168,10 +182,7 @@ def plot_fisher(
         1, 2, figsize=(11, 3.6), layout="constrained"
     )
     every = np.concatenate(list(diagonals.values()))
-    low, high = every.min(), every.max()
-    if low == high:  # a range of no width has no bins
-        low, high = low - 0.5, high + 0.5
-    bins = np.linspace(low, high, 120)
+    bins = np.linspace(*_interval(every.min(), every.max()), 120)
     for label, diagonal in diagonals.items():
         left.hist(diagonal, bins, log=True, histtype="step", label=label)
         right.ecdf(np.abs(diagonal), label=label)
@@ -179,9 +190,9 @@ def plot_fisher(
     right.set(
         xlabel="magnitude",
         ylabel="share of entries up to it",
-        xscale="log",
-        xlim=(1e-7, max(np.abs(every).max(), 1e-6)),
     )
+    if every.any():
+        right.set(xscale="log", xlim=(1e-7, max(np.abs(every).max(), 1e-6)))
     for axes, place in ((left, "upper right"), (right, "upper left")):
         axes.grid(alpha=0.3)
         axes.legend(loc=place)
@@ -208,14 +219,16 @@ def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:
     eigenvalues = spectrum.weights.reshape(-1) * (
         spectrum.num_parameters / len(spectrum.nodes)
     )
-    peak = 0.01 * max(abs(spectrum.largest), abs(spectrum.smallest))
+    peak = 0.01 * max(np.abs(nodes).max(), 1e-12)
     for axes, low, high, title in (
-        (left, spectrum.smallest, 0.0, "negative tail"),
+        (left, min(spectrum.smallest, 0.0), 0.0, "negative tail"),
         (middle, -peak, peak, "near zero"),
-        (right, 0.0, spectrum.largest, "positive tail"),
+        (right, 0.0, max(spectrum.largest, 0.0), "positive tail"),
     ):
         axes.set(title=title, xlabel="eigenvalue")
-        if low >= high:  # one sign alone, or zeros
+        axes.grid(alpha=0.3)
+        inside = (low <= nodes) & (nodes <= high) & (eigenvalues > 0.0)
+        if low == high or not inside.any():
             axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
             continue
         axes.hist(
@@ -223,7 +236,6 @@ def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:
         )
         axes.set_xlim(low, high)
         axes.locator_params(axis="x", nbins=5)
-        axes.grid(alpha=0.3)
     left.set_ylabel("number of eigenvalues")
     figure.suptitle(
         f"Hessian of {name}: {spectrum.num_parameters:,} eigenvalues, "

@@ -81,11 +81,13 @@ def main(arguments: Sequence[str]) -> None:
         samples = tuple(part[: _SAMPLES.value] for part in splits.train)
         results.mkdir(parents=True, exist_ok=True)
         if _METHOD.value == "fisher":
-            content = curvature.measure_fisher(
+            content, draw = curvature.measure_fisher(
                 model, samples, results, adam_batches
             )
         else:
-            content = curvature.measure(model, samples, _METHOD.value, results)
+            content, draw = curvature.measure(
+                model, samples, _METHOD.value, results
+            )
     except ValueError as error:
         sys.exit(f"error: {error}")
     command = shlex.join(["python", "-m", "trainers.spectrum", *sys.argv[1:]])
@@ -93,6 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     content["config"] = dataclasses.asdict(config)
     report.write_results(results / "spectrum.json", content)
     print(json.dumps(content, indent=2))
+    draw()  # Last: nothing that goes wrong here costs the numbers.
 
 
 if __name__ == "__main__":

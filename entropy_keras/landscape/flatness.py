@@ -23,6 +23,7 @@ from entropy_keras.landscape.lanczos import check_counts
 from entropy_keras.landscape.lanczos import quadrature
 from entropy_keras.landscape.lanczos import runs
 from entropy_keras.landscape.lanczos import share_bounds
+from entropy_keras.landscape.lanczos import trace_from
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import operator
@@ -42,10 +43,12 @@ _WIDTH = 3.0
 _TOLERANCE = 1e-5
 # What is done if there is time: products of the trace, independent draws, and
 # couplings, chains and steps where those do not suffice.
-_PRODUCTS, _DRAWS = 150, 400
+_PRODUCTS, _DRAWS = 100, 400
 _NODES, _STEPS = 4, 200
 # The fewest that are worth their time: Lanczos steps, products, draws.
-_FEWEST_STEPS, _FEWEST_PRODUCTS, _FEWEST_DRAWS = 5, 15, 60
+_FEWEST_STEPS, _FEWEST_PRODUCTS, _FEWEST_DRAWS = 5, 10, 60
+# Up to so many weights, a product for each gives the trace itself.
+_EXACT_UP_TO = 150
 # Points of the line.
 _POINTS, _FEWEST_POINTS = 51, 5
 # Evaluations with a gradient that the sharpness takes, with these settings.
@@ -281,14 +284,7 @@ class _Survey:
         self._run_seconds = time.monotonic() - start
 
     def sharpness(self, eps: float) -> Measured:
-        """Looks for the sharpness in a box.
-
-        Args:
-            eps: Size of the box, relative to the weights.
-
-        Returns:
-            What was found, or why nothing was looked for.
-        """
+        """Returns the sharpness in a box."""
         seconds = _ASCENT_GRADIENTS * self._gradient_seconds
         if seconds > 0.5 * self._clock.left:
             return self._clock.skipped(seconds)
@@ -306,22 +302,17 @@ class _Survey:
         return Measured(found.value, low, math.inf, f"lower bound: {meaning}")
 
     def local_entropy(self) -> Measured:
-        """Samples the local entropy: independently, or else by chains.
-
-        Returns:
-            The estimate, or why there is none.
-        """
+        """Returns the local entropy: by independent draws, else by chains."""
         clock, plan = self._clock, self._plan
-        draws = clock.affords(_DRAWS, self._value_seconds, 0.4)
+        seconds = self._value_seconds
+        if self._first is not None:
+            law = fit(self._objective, self._first, plan)
+            excess_losses(self._objective, law, 1)  # The first takes longer.
+            seconds = _seconds(lambda: excess_losses(self._objective, law, 1))
+        draws = clock.affords(_DRAWS, seconds, 0.4)
         if self._first is None or draws < _FEWEST_DRAWS:
-            return clock.skipped(
-                _DRAWS * self._value_seconds
-                + _FEWEST_STEPS * self.product_seconds
-            )
-        clock.announce(
-            f"Local entropy, {draws} draws", draws * self._value_seconds
-        )
-        law = fit(self._objective, self._first, plan)
+            return clock.skipped(_DRAWS * seconds)
+        clock.announce(f"Local entropy, {draws} draws", draws * seconds)
         losses = excess_losses(self._objective, law, draws)
         found = importance(losses, plan, self._minimum_loss)
         reason = found.reason
@@ -348,26 +339,24 @@ class _Survey:
         return _entropy(found, reason)
 
     def trace(self) -> Measured:
-        """Estimates the trace.
-
-        Returns:
-            The estimate, or why there is none.
-        """
-        count = self._clock.affords(_PRODUCTS, self.product_seconds, 0.6)
-        if count < min(_FEWEST_PRODUCTS, self._objective.num_parameters):
-            return self._clock.skipped(_PRODUCTS * self.product_seconds)
+        """Returns the trace."""
+        most = self._objective.num_parameters
+        exact = most <= _EXACT_UP_TO
+        most, fewest = (most, most) if exact else (_PRODUCTS, _FEWEST_PRODUCTS)
+        count = self._clock.affords(most, self.product_seconds, 0.6)
+        if self._first is None or count < fewest:
+            return self._clock.skipped(most * self.product_seconds)
         self._clock.announce(
             f"Trace, {count} products", count * self.product_seconds
         )
-        found = hutch_plus_plus(self._hessian, count, self._plan.seed)
-        return _around(found.estimate, _WIDTH * found.standard_error)
+        if exact:
+            found = hutch_plus_plus(self._hessian, count, self._plan.seed)
+            return _around(found.estimate, _WIDTH * found.standard_error)
+        value, error = trace_from(self._first, count, self._plan.seed + 1)
+        return _around(value, _WIDTH * error)
 
     def finish_spectrum(self) -> Spectrum | None:
-        """Runs the other probes, and goes on to where the ends are.
-
-        Returns:
-            The spectrum, `None` if there was no time for any probe.
-        """
+        """Returns the density, from all probes that there is time for."""
         if self._first is None:
             return None
         probes = [self._first]
@@ -394,7 +383,7 @@ class _Survey:
             row = self._clock.skipped(_FEWEST_STEPS * self.product_seconds)
             return row, row
         values, _, errors = self._first.ritz()
-        rounding = np.finfo(self._first.dtype).eps * np.abs(values).max()
+        rounding = np.finfo(self._hessian.dtype).eps * np.abs(values).max()
         # Where another start saw further, this one has missed the end.
         beyond = spectrum.largest - values[-1], values[0] - spectrum.smallest
         high, low = np.maximum(errors[[-1, 0]] + rounding, beyond)

@@ -1,7 +1,7 @@
 """The Gaussian that a loss looks like along few directions."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -40,37 +40,42 @@ class Gaussian:
     curvatures: np.ndarray
     plan: Plan
 
+    @functools.cached_property
+    def _mean_along(self) -> np.ndarray:
+        stiffness = self.curvatures + self.plan.scope
+        return -(self.directions @ self.gradient) / stiffness
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """The mean, where `q + scope/2 |d|**2` is smallest."""
+        scope = self.plan.scope
+        along = self.directions @ self.gradient / scope + self._mean_along
+        return along @ self.directions - self.gradient / scope
+
     @property
     def local_entropy(self) -> float:
         """Local entropy of the loss q, less that of a flat loss."""
-        scope, temperature = self.plan.scope, self.plan.temperature
-        along, rest = self._split(self.gradient)
-        depth = np.sum(along**2 / (self.curvatures + scope))
-        depth += rest @ rest / scope
-        volume = np.log1p(self.curvatures / scope).sum()
-        return float(depth - temperature * volume) / 2
+        volume = np.log1p(self.curvatures / self.plan.scope).sum()
+        depth = -self.gradient @ self.mean
+        return float(depth - self.plan.temperature * volume) / 2
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Returns a displacement."""
-        scope = self.plan.scope
-        deviation = np.sqrt(self.plan.temperature)
-        along, rest = self._split(self.gradient)
-        noise, beside = self._split(rng.standard_normal(len(self.gradient)))
-        stiffness = self.curvatures + scope
-        along = deviation * noise / np.sqrt(stiffness) - along / stiffness
-        rest = deviation * beside / np.sqrt(scope) - rest / scope
-        return rest + along @ self.directions
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+        """Returns a displacement and q of it.
 
-    def value(self, displacement: np.ndarray) -> float:
-        """Returns q."""
-        along = self.directions @ displacement
+        Args:
+            rng: Where the noise comes from.
+        """
+        scale = np.sqrt(self.plan.temperature)
+        stiffness = self.curvatures + self.plan.scope
+        noise = rng.standard_normal(len(self.gradient))
+        along = self.directions @ noise
+        narrower = 1.0 / np.sqrt(stiffness) - 1.0 / np.sqrt(self.plan.scope)
+        moved = noise / np.sqrt(self.plan.scope)
+        moved += (along * narrower) @ self.directions
+        moved = self.mean + scale * moved
+        along = self._mean_along + scale * along / np.sqrt(stiffness)
         curved = 0.5 * self.curvatures @ along**2
-        return float(self.gradient @ displacement + curved)
-
-    def _split(self, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the components along the directions, and the rest."""
-        along = self.directions @ vector
-        return along, vector - along @ self.directions
+        return moved, float(self.gradient @ moved + curved)
 
 
 def fit(objective: Objective, run: Lanczos, plan: Plan) -> Gaussian:
@@ -100,7 +105,6 @@ def excess_losses(
     objective: Objective,
     law: Gaussian,
     num_draws: int,
-    goes_on: Callable[[], bool] = lambda: True,
 ) -> np.ndarray:
     """Returns losses at draws of a Gaussian, less what it accounts for.
 
@@ -112,7 +116,6 @@ def excess_losses(
         objective: The loss.
         law: The Gaussian.
         num_draws: How many.
-        goes_on: Asked before each draw, whether there is time.
 
     Returns:
         Losses, of shape `[draws]`.
@@ -121,9 +124,9 @@ def excess_losses(
     center = objective.position().numpy().astype("float64")
     offset = law.local_entropy
     losses: list[float] = []
-    while len(losses) < num_draws and goes_on():
-        moved = law.draw(rng)
+    for _ in range(num_draws):
+        moved, quadratic = law.draw(rng)
         position = tf.constant(center + moved, objective.dtype)
         loss = float(objective.value(position))
-        losses.append(loss - law.value(moved) - offset)
+        losses.append(loss - quadratic - offset)
     return np.array(losses)

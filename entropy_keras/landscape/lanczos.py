@@ -9,6 +9,7 @@ import scipy.linalg
 from scipy.sparse.linalg import LinearOperator
 from scipy.sparse.linalg import aslinearoperator
 
+from entropy_keras.landscape.density import Estimate
 from entropy_keras.landscape.density import Spectrum
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
@@ -91,7 +92,7 @@ def quadrature(probes: Iterable["Lanczos"], num_steps: int) -> Spectrum:
     found = []
     for run in probes:
         values, rows, _ = run.ritz(num_steps)
-        count, dtype = run.dimension, run.dtype
+        count, dtype = run.dimension, run.operator.dtype
         # A space that was exhausted early leaves nodes of no weight.
         rest = min(num_steps, count) - len(values)
         weights = np.pad(rows[0] ** 2, (0, rest))
@@ -227,6 +228,31 @@ def _run_to_ends(
                 return values, rows, errors
 
 
+def trace_from(run: "Lanczos", num_products: int, seed: int) -> Estimate:
+    """Estimates the trace from a run, and from random signs beside it.
+
+    This is Hutch++ with the space of the run in place of its own: the large
+    eigenvalues are in it, and little is left to chance.
+
+    Args:
+        run: The run.
+        num_products: Further products to spend, at least 2.
+        seed: Seed of the signs, not that of the run's start.
+
+    Returns:
+        The trace.
+    """
+    rng = np.random.default_rng(seed)
+    left = []
+    for _ in range(num_products):
+        probe = rng.choice([-1.0, 1.0], run.dimension)
+        probe -= run.basis.T @ (run.basis @ probe)
+        left.append(probe @ run.operator.matvec(probe))
+    values, _, _ = run.ritz()
+    error = np.std(left, ddof=1) / np.sqrt(num_products)
+    return Estimate(float(values.sum() + np.mean(left)), float(error))
+
+
 def share_bounds(spectrum: Spectrum, threshold: float) -> tuple[float, float]:
     """Bounds the share of eigenvalues smaller in magnitude than a number.
 
@@ -280,9 +306,8 @@ class Lanczos:
         max_steps: int,
         beside: np.ndarray | None = None,
     ) -> None:
-        self._operator = operator
+        self.operator = operator
         self.dimension = len(start)
-        self.dtype = operator.dtype
         self._known = np.zeros([0, len(start)]) if beside is None else beside
         self._basis = np.zeros((max_steps + 1, len(start)))
         start = start - self._known.T @ (self._known @ start)
@@ -302,7 +327,7 @@ class Lanczos:
         while self.steps < steps and not self.finished:
             step = self.steps
             basis = self._basis[: step + 1]
-            vector = self._operator.matvec(basis[-1]).astype("float64")
+            vector = self.operator.matvec(basis[-1]).astype("float64")
             self._diagonal[step] = vector @ basis[-1]
             for _ in range(2):  # Once leaves rounding errors that grow.
                 for rows in (basis, self._known):
@@ -310,7 +335,7 @@ class Lanczos:
             self._beside[step] = np.linalg.norm(vector)
             self.steps += 1
             scale = np.abs(self._diagonal).max() + self._beside.max()
-            tiny = np.finfo(self._operator.dtype).eps * scale
+            tiny = np.finfo(self.operator.dtype).eps * scale
             exhausted = self._beside[step] <= tiny
             self.finished = exhausted or self.steps == self._max_steps
             if not exhausted:
@@ -329,6 +354,11 @@ class Lanczos:
             self._diagonal[:steps], self._beside[: steps - 1]
         )
         return values, vectors, np.abs(self._beside[steps - 1] * vectors[-1])
+
+    @property
+    def basis(self) -> np.ndarray:
+        """The orthonormal vectors so far, of shape `[steps, n]`."""
+        return self._basis[: self.steps]
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Returns Ritz vectors as rows.
