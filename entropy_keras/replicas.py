@@ -4,6 +4,7 @@ Without a strategy there is one replica, and nothing here costs anything.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,36 @@ def check(model: keras.Model, jit_compile: Any) -> None:
         "steps_per_execution",
         f"1 under a {name}, where Keras fails otherwise (keras #19246)",
         model.steps_per_execution,
+    )
+
+
+def check_data(model: keras.Model, data: Any, *, packed: bool) -> None:
+    """Refuses data of `fit` that replicas do not get a part each of.
+
+    Args:
+        model: A compiled model.
+        data: The argument `x`.
+        packed: Whether its mini-batches have different shapes.
+
+    Raises:
+        ValueError: If each replica would get other rows than its own.
+    """
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        return
+    validation.require(
+        not isinstance(data, Iterator),
+        "x",
+        "arrays, a tf.data.Dataset or a keras.utils.PyDataset on several "
+        "replicas: Keras hands each of them whole batches of a generator; "
+        "make it a data set by tf.data.Dataset.from_generator",
+        type(data),
+    )
+    validation.require(
+        not packed,
+        "x",
+        "a data set whose mini-batches have one shape on several replicas, "
+        "which cannot take a part each of others: pad them to one",
+        type(data),
     )
 
 

@@ -243,6 +243,21 @@ def refused():
                 model.compile(entropy_sgd(), loss="mse", **arguments)
             except ValueError as error:
                 messages.append(str(error))
+    x, y = data(1)
+    rows = [(x[i : i + 8], y[i : i + 8]) for i in range(0, ROWS, 8)]
+    signature = (
+        tf.TensorSpec([None, None], tf.float32),
+        tf.TensorSpec([None, 1], tf.float32),
+    )
+    padded = tf.data.Dataset.from_generator(
+        lambda: iter(rows), output_signature=signature
+    )
+    for batches in (iter(rows), (pair for pair in rows), padded):
+        model = compiled(entropy_sgd, TWO)
+        try:
+            model.fit(batches, steps_per_epoch=1, verbose=0)
+        except ValueError as error:
+            messages.append(str(error))
     return {"messages": messages}
 
 

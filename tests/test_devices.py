@@ -86,6 +86,12 @@ def test_last_groups_of_any_size_train(results):
 
 
 def test_what_cannot_work_is_refused_by_name(results):
-    first, second = results["refused"]["messages"]
+    first, second, *of_data = results["refused"]["messages"]
     assert first.startswith("`jit_compile` must be False or 'auto' under a Mir")
     assert second.startswith("`steps_per_execution` must be 1 under a Mirrored")
+    # Two forms of generator, and batches that may differ in shape.
+    assert [text.split(" on several")[0] for text in of_data] == [
+        "`x` must be arrays, a tf.data.Dataset or a keras.utils.PyDataset",
+        "`x` must be arrays, a tf.data.Dataset or a keras.utils.PyDataset",
+        "`x` must be a data set whose mini-batches have one shape",
+    ]
