@@ -13,12 +13,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from entropy_keras import parts
 from entropy_keras import validation
 
 Tensors = list[tf.Tensor]
 
 
-class Estimator(abc.ABC):
+class Estimator(parts.Part, abc.ABC):
     """A running mean over the chain. Subclasses are frozen dataclasses.
 
     Every list has one entry for each variable.
@@ -79,26 +80,6 @@ class Estimator(abc.ABC):
         Returns:
             Tensors of the shapes of the weights.
         """
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the estimator, as JSON can hold them.
-
-        Returns:
-            A dictionary that `from_config` takes.
-        """
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Estimator":
-        """Makes an estimator from what `get_config` returned.
-
-        Args:
-            config: The arguments of the estimator.
-
-        Returns:
-            An equal estimator.
-        """
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
@@ -237,12 +218,4 @@ def get(estimator: str | Estimator) -> Estimator:
     >>> get("displacement")
     Displacement(subtract_noise=False)
     """
-    if isinstance(estimator, Estimator):
-        return estimator
-    validation.require(
-        isinstance(estimator, str) and estimator in _BY_NAME,
-        "estimator",
-        f"an `Estimator` or one of {sorted(_BY_NAME)}",
-        estimator,
-    )
-    return _BY_NAME[estimator]()
+    return parts.get(estimator, Estimator, _BY_NAME, "estimator", "an")

@@ -14,12 +14,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from entropy_keras import parts
 from entropy_keras import validation
 
 Tensors = list[tf.Tensor]
 
 
-class Metric(abc.ABC):
+class Metric(parts.Part, abc.ABC):
     """One positive number a weight. Subclasses are frozen dataclasses."""
 
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:
@@ -58,26 +59,6 @@ class Metric(abc.ABC):
         """
         del gradients
         return slots
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the metric, as JSON can hold them.
-
-        Returns:
-            A dictionary that `from_config` takes.
-        """
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Metric":
-        """Makes a metric from what `get_config` returned.
-
-        Args:
-            config: The arguments of the metric.
-
-        Returns:
-            An equal metric.
-        """
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
@@ -166,12 +147,7 @@ class RMSGradients(Metric):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        validation.require(
-            validation.is_number(self.decay, 0.0) and self.decay < 1,
-            "decay",
-            "a float in [0, 1)",
-            self.decay,
-        )
+        validation.require_fraction(decay=self.decay)
         validation.require_positive(epsilon=self.epsilon)
         validation.normalize(self)
 
@@ -221,12 +197,4 @@ def get(metric: str | Metric) -> Metric:
     >>> get("relative")
     Relative(floor=1e-12)
     """
-    if isinstance(metric, Metric):
-        return metric
-    validation.require(
-        isinstance(metric, str) and metric in _BY_NAME,
-        "metric",
-        f"a `Metric` or one of {sorted(_BY_NAME)}",
-        metric,
-    )
-    return _BY_NAME[metric]()
+    return parts.get(metric, Metric, _BY_NAME, "metric")

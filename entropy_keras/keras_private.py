@@ -114,17 +114,6 @@ class Updates(keras.StatelessScope):
         variables = self._assigned.values()
         return [(v, self.get_current_value(v)) for v in variables]
 
-    def value(self, variable: keras.Variable) -> Any:
-        """Returns the value of a variable that is in the scope.
-
-        Args:
-            variable: One of `values`, or one that was assigned.
-
-        Returns:
-            A tensor.
-        """
-        return self.get_current_value(variable)
-
 
 # `keras.optimizers.Optimizer` is the class of the backend on top of the one
 # that knows of none. The methods of the former write variables of TensorFlow

@@ -9,7 +9,6 @@ from update to update it returns from `finish`, and is given again at `start`.
 """
 
 import abc
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from entropy_keras import parts
 from entropy_keras import schedules
 
 Tensors = list[tf.Tensor]
@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     metric: tf.Tensor | None = None
 
 
-class Sampler(abc.ABC):
+class Sampler(parts.Part, abc.ABC):
     """A chain's steps. Subclasses are frozen dataclasses.
 
     In what follows every list has one entry for each variable. The noise of a
@@ -151,9 +151,7 @@ class Sampler(abc.ABC):
             or_none="to tie it to the outer learning rate",
         )
 
-    def check_stability(  # noqa: B027 (nothing to refuse by default)
-        self, step_size: float, scope: float
-    ) -> None:
+    def check_stability(self, step_size: float, scope: float) -> None:
         """Refuses a step size with which the pull of the scope diverges.
 
         Args:
@@ -163,26 +161,6 @@ class Sampler(abc.ABC):
         Raises:
             ValueError: If the chain diverges whatever the loss.
         """
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the sampler, as JSON can hold them.
-
-        Returns:
-            A dictionary that `from_config` takes.
-        """
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Sampler":
-        """Makes a sampler from what `get_config` returned.
-
-        Args:
-            config: The arguments of the sampler.
-
-        Returns:
-            An equal sampler.
-        """
-        return cls(**config)
 
 
 class ElementwiseSampler(Sampler):

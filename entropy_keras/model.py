@@ -229,13 +229,13 @@ class EntropyModel(keras.Model):
         )
         optimizer = self._multi_gradient() if self.compiled else None
         if optimizer is not None:
-            packed = batching.group_fit_arguments(
+            replicas.check_data(self, x)
+            if batching.group_fit_arguments(
                 bound.arguments,
                 optimizer.minibatches_per_update,
                 needs_labels=self.loss is not None,
-            )
-            replicas.check_data(self, x, packed=packed)
-            if packed:
+            ):
+                replicas.check_packed(self, x)
                 compilation.avoid(self, self._jit_argument)
             self._build_for(bound.arguments)
             bound.arguments["callbacks"] = guard.add_to(

@@ -51,12 +51,7 @@ class SGLD(kinetics.ElementwiseSampler):
     nesterov: bool = True
 
     def __post_init__(self) -> None:
-        validation.require(
-            validation.is_number(self.momentum, 0.0) and self.momentum < 1,
-            "momentum",
-            "a float in [0, 1)",
-            self.momentum,
-        )
+        validation.require_fraction(momentum=self.momentum)
         validation.normalize(self)
 
     def begin(  # noqa: D102

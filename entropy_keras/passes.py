@@ -159,7 +159,7 @@ class GradientAt:
         result = run(self._model, position, batch, carried)
         if self.report is None:
             self.report, self.batch = result, batch
-        states = [result.updates.value(v) for v in self._carried]
+        states = [result.updates.get_current_value(v) for v in self._carried]
         self._states = [
             # A loop keeps the static shapes of what it carries.
             tf.ensure_shape(value, v.shape)

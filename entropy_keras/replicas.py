@@ -58,29 +58,39 @@ def check(model: keras.Model, jit_compile: Any) -> None:
     )
 
 
-def check_data(model: keras.Model, data: Any, *, packed: bool) -> None:
+def check_data(model: keras.Model, data: Any) -> None:
     """Refuses data of `fit` that replicas do not get a part each of.
 
     Args:
         model: A compiled model.
         data: The argument `x`.
-        packed: Whether its mini-batches have different shapes.
 
     Raises:
         ValueError: If each replica would get other rows than its own.
     """
-    if model.distribute_strategy.num_replicas_in_sync == 1:
-        return
     validation.require(
-        not isinstance(data, Iterator),
+        model.distribute_strategy.num_replicas_in_sync == 1
+        or not isinstance(data, Iterator),
         "x",
         "arrays, a tf.data.Dataset or a keras.utils.PyDataset on several "
         "replicas: Keras hands each of them whole batches of a generator; "
         "make it a data set by tf.data.Dataset.from_generator",
         type(data),
     )
+
+
+def check_packed(model: keras.Model, data: Any) -> None:
+    """Refuses mini-batches of different shapes, which have no rows to part.
+
+    Args:
+        model: A compiled model.
+        data: The argument `x`, whose mini-batches are such.
+
+    Raises:
+        ValueError: If there are several replicas.
+    """
     validation.require(
-        not packed,
+        model.distribute_strategy.num_replicas_in_sync == 1,
         "x",
         "a data set whose mini-batches have one shape on several replicas, "
         "which cannot take a part each of others: pad them to one",
@@ -102,7 +112,8 @@ def mean(tensors: Sequence[Any]) -> list[Any]:
     """Averages tensors over the replicas, in one all-reduce for each type.
 
     Args:
-        tensors: Floating tensors; `None` stays.
+        tensors: Tensors. `None` stays, and so does what is not floating:
+            whatever counts has the same number everywhere.
 
     Returns:
         As many, the same on each replica.
@@ -111,7 +122,9 @@ def mean(tensors: Sequence[Any]) -> list[Any]:
     if count() == 1:
         return result
     context = tf.distribute.get_replica_context()
-    present = [i for i, tensor in enumerate(result) if tensor is not None]
+    present = [
+        i for i, t in enumerate(result) if t is not None and t.dtype.is_floating
+    ]
     for dtype in {result[i].dtype for i in present}:
         members = [i for i in present if result[i].dtype == dtype]
         flat = tf.concat([tf.reshape(result[i], [-1]) for i in members], 0)

@@ -3,7 +3,7 @@
 `kinetics` says what a sampler is, `overdamped` and `underdamped` hold them.
 """
 
-from entropy_keras import validation
+from entropy_keras import parts
 from entropy_keras.kinetics import ElementwiseSampler
 from entropy_keras.kinetics import Sampler
 from entropy_keras.kinetics import Setting
@@ -55,12 +55,4 @@ def get(sampler: str | Sampler) -> Sampler:
     >>> get("sgld")
     SGLD(momentum=0.9, nesterov=True)
     """
-    if isinstance(sampler, Sampler):
-        return sampler
-    validation.require(
-        isinstance(sampler, str) and sampler in _BY_NAME,
-        "sampler",
-        f"a `Sampler` or one of {sorted(_BY_NAME)}",
-        repr(sampler),
-    )
-    return _BY_NAME[sampler]()
+    return parts.get(sampler, Sampler, _BY_NAME, "sampler", show=repr)

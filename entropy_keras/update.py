@@ -62,7 +62,14 @@ def compute(
             "`propose` must ask `gradient_at` for at least one gradient. "
             f"Received: none from {type(optimizer).__name__}"
         )
-    gradients, slots, states, loss = _reduced(model, proposal, report)
+    metrics = {id(v) for v in model.metrics_variables}
+    carried = {id(v) for v, _ in gradient_at.carried}
+    updates = report.updates.items()
+    gradients, slots, states, loss = _reduced(
+        proposal,
+        [(v, x) for v, x in updates if id(v) not in metrics | carried],
+        report.loss,
+    )
     gradients = [
         # Where there is no gradient, Keras warns and leaves the variable.
         None if known is None else gradient
@@ -78,7 +85,12 @@ def compute(
     ]
     failure = guard.look(loss, gradients, [value for _, value in shared])
     ok, always = _verdict(model.optimizer, optimizer, failure)
-    shown, logs = _shown(model, report, gradient_at.batch)
+    shown, logs = _shown(
+        model,
+        report,
+        gradient_at.batch,
+        [(v, x) for v, x in updates if id(v) in metrics],
+    )
     return Change(
         ok,
         [*shared, *gradient_at.carried, *shown],
@@ -99,53 +111,42 @@ def _clock(
 
 
 def _reduced(
-    model: keras.Model,
     proposal: multi_gradient.Proposal,
-    report: passes.Pass,
+    states: list[replicas.Valued],
+    loss: tf.Tensor,
 ) -> tuple[list[Any], list[Any], list[replicas.Valued], tf.Tensor]:
     """Averages over the replicas what they are to have in common.
 
     Args:
-        model: The model.
         proposal: That of this replica.
-        report: The pass whose state is kept.
+        states: State of the model that is not trained, with new values.
+        loss: The reported loss.
 
     Returns:
-        Gradients, flattened slots, state of the model that is not trained, and
-        the loss.
+        Gradients, flattened slots, states and loss.
     """
-    local = {id(v) for v in model.metrics_variables}
-    local |= {id(v) for v in passes.carried_states(model)}
-    states = [(v, x) for v, x in report.updates.items() if id(v) not in local]
     slots = [tf.convert_to_tensor(s) for s in tf.nest.flatten(proposal.slots)]
-    values = [*proposal.gradients, *slots, *(x for _, x in states), report.loss]
-    is_mean = [v.dtype.is_floating for v in values]
     means = iter(
         replicas.mean([
-            v for v, mean in zip(values, is_mean, strict=True) if mean
+            *proposal.gradients,
+            *slots,
+            *(x for _, x in states),
+            loss,
         ])
     )
-    values = [
-        # Whatever counts has the same number everywhere.
-        next(means) if mean else v
-        for v, mean in zip(values, is_mean, strict=True)
-    ]
-    first, second = len(proposal.gradients), len(slots)
     return (
-        values[:first],
-        values[first : first + second],
-        [
-            (v, x)
-            for (v, _), x in zip(
-                states, values[first + second : -1], strict=True
-            )
-        ],
-        values[-1],
+        [next(means) for _ in proposal.gradients],
+        [next(means) for _ in slots],
+        [(variable, next(means)) for variable, _ in states],
+        next(means),
     )
 
 
 def _shown(
-    model: keras.Model, report: passes.Pass, batch: Any
+    model: keras.Model,
+    report: passes.Pass,
+    batch: Any,
+    known: list[replicas.Valued],
 ) -> tuple[list[replicas.Valued], dict[str, Any]]:
     """Computes the metrics of an update.
 
@@ -153,6 +154,7 @@ def _shown(
         model: The model.
         report: The pass to show.
         batch: Its mini-batch.
+        known: Variables of metrics that the pass itself has updated.
 
     Returns:
         New values for the variables of the metrics, and the logs.
@@ -168,8 +170,6 @@ def _shown(
     if not all(getattr(metric, "built", True) for metric in model.metrics):
         # The first call creates their variables, which no scope allows.
         return [], compute()
-    metrics = {id(v) for v in model.metrics_variables}
-    known = [(v, x) for v, x in report.updates.items() if id(v) in metrics]
     with keras_private.Updates(known) as updates:
         logs = compute()
     return [*known, *updates.items()], logs

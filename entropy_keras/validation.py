@@ -44,6 +44,22 @@ def require_positive(**arguments: object) -> None:
         require(is_positive(value), name, "a positive number", value)
 
 
+def require_fraction(**arguments: object) -> None:
+    """Raises a `ValueError` unless every argument is a number in [0, 1).
+
+    Args:
+        **arguments: Values by the name of the argument.
+
+    Example:
+    >>> require_fraction(momentum=0.9, decay=1.0)
+    Traceback (most recent call last):
+    ValueError: `decay` must be a float in [0, 1). Received: decay=1.0
+    """
+    for name, value in arguments.items():
+        fraction = is_number(value, 0.0) and value < 1  # type: ignore[operator]
+        require(fraction, name, "a float in [0, 1)", value)
+
+
 def is_number(value: object, minimum: float = -math.inf) -> bool:
     """Tells whether `value` is a finite real number of at least `minimum`.
 

