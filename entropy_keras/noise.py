@@ -111,20 +111,31 @@ def standard_normal(
     True
     """
     *leading, columns = [1, *shape]
-    starts = tf.range(math.prod(leading))[:, tf.newaxis] * columns
+    normal = _rows_of_normals(
+        key[0], key[1], math.prod(leading), columns, dtype == tf.float64
+    )
+    return tf.cast(tf.reshape(normal, shape), dtype)
+
+
+# A function of its own, since its graph of a hundred operations is then made
+# once for each shape, not once for each variable and inner step.
+@tf.function(autograph=False)
+def _rows_of_normals(
+    first: tf.Tensor, second: tf.Tensor, rows: int, columns: int, double: bool
+) -> tf.Tensor:
+    """Returns normals of shape [rows, columns] under a key of two words."""
+    starts = tf.range(rows)[:, tf.newaxis] * columns
 
     def words(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
         # Rows apart, so that a compiled loop over columns counts in 32 bits.
         row = tf.bitcast(starts, tf.uint32) + first
         return _hash(row + tf.bitcast(tf.range(columns), tf.uint32), second)
 
-    if dtype == tf.float64:
-        high = _odd_fraction(words(key[0], key[1]), 26)
-        low = _odd_fraction(words(key[1], key[0]), 25)
-        normal = math.sqrt(2.0) * tf.math.erfinv(high + low * 2.0**-27)
-    else:
-        normal = _normal(words(key[0], key[1]))
-    return tf.cast(tf.reshape(normal, shape), dtype)
+    if double:
+        high = _odd_fraction(words(first, second), 26)
+        low = _odd_fraction(words(second, first), 25)
+        return math.sqrt(2.0) * tf.math.erfinv(high + low * 2.0**-27)
+    return _normal(words(first, second))
 
 
 def _hash(word: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
