@@ -1,5 +1,6 @@
 """What every test and docstring example can count on."""
 
+import gc
 import os
 
 # Before NumPy is imported: on a busy machine, threads of BLAS that wait for
@@ -13,6 +14,11 @@ import tensorflow as tf
 
 import entropy_keras
 from entropy_keras import compilation
+
+# What the imports made lives as long as the tests: searching it for garbage
+# again and again took a tenth of their time.
+gc.collect()
+gc.freeze()
 
 
 @pytest.fixture(autouse=True)

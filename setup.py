@@ -62,6 +62,7 @@ setuptools.setup(
             "hypothesis>=6.100",
             "mypy>=2.4",
             "pytest>=8.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.17",
             "scikit-learn>=1.9",
         ],

@@ -11,7 +11,7 @@ import pytest
 from trainers import config
 from trainers import training
 
-EPOCHS = 100
+EPOCHS = 50
 
 
 def make_config(npz):
@@ -38,7 +38,7 @@ def values(workdir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "num_kills", [4, pytest.param(20, marks=pytest.mark.nightly)]
+    "num_kills", [2, pytest.param(20, marks=pytest.mark.nightly)]
 )
 def test_kills_at_random_moments_change_nothing(tmp_path, num_kills):
     rng = np.random.default_rng(0)

@@ -89,7 +89,7 @@ class Method:
     decay: str = "penalty"
 
 
-_DECAY = {"weight_decay": (1e-6, 3e-2)}
+_DECAY = {"weight_decay": (1e-6, 0.1)}
 _SGD = keras.optimizers.SGD
 
 
@@ -173,11 +173,11 @@ def _sam(knobs: Knobs, num_updates: int, choices: Mapping[str, Any]) -> Any:
     )
 
 
-_RATES = {"learning_rate": (1e-2, 1.0), **_DECAY}
+_RATES = {"learning_rate": (3e-3, 1.0), **_DECAY}
 _ENTROPY = {
-    "learning_rate": (0.3, 1.0),
+    "learning_rate": (0.3, 1.5),
     "step_size": (1e-2, 0.3),
-    "scope": (1e-3, 1.0),
+    "scope": (1e-4, 1.0),
     **_DECAY,
 }
 _STEPS = {"num_langevin_steps": (5, 20)}
@@ -204,7 +204,7 @@ METHODS: dict[str, Method] = {
     ),
     "adamw": Method(
         _adam(keras.optimizers.AdamW),
-        {"learning_rate": (3e-4, 3e-2), "weight_decay": (1e-4, 3.0)},
+        {"learning_rate": (3e-4, 3e-2), "weight_decay": (1e-4, 10.0)},
         decay="decoupled",
     ),
     "sam": Method(_sam, _RATES, {"radius": (0.02, 0.05, 0.1, 0.2)}),
@@ -236,7 +236,7 @@ METHODS: dict[str, Method] = {
     ),
     "adam_inside": Method(
         _adam_inside,
-        {"step_size": (3e-4, 1e-2), "weight_decay": (1e-4, 3.0)},
+        {"step_size": (3e-4, 1e-2), "weight_decay": (1e-4, 10.0)},
         _STEPS,
         decay="decoupled",
     ),

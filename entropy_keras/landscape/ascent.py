@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
 
 # In units of the precision times the loss: rounding of a mean over samples,
@@ -17,8 +18,6 @@ _ROUNDING, _CLEAR = 8.0, 100.0
 _PARTS = (1.0, 0.5, 0.25, 0.1)
 # Pairs of gradients that look for the direction of the largest curvature.
 _POWER_STEPS = 4
-_EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10}
-_EPS |= {"bfloat16": 2.0**-7}
 
 
 class Rise(NamedTuple):
@@ -63,12 +62,7 @@ def precision(model: keras.Model) -> float:
         That of the coarsest dtype that a layer computes in, at best that of
         float32, in which Keras computes most losses.
     """
-    layers, names = [model], {"float32"}
-    while layers:
-        layer = layers.pop()
-        names.add(layer.compute_dtype)
-        layers.extend(getattr(layer, "layers", []))
-    return max(_EPS.get(name, 0.0) for name in names)
+    return max(selfcheck.precision(model), selfcheck.EPS["float32"])
 
 
 class Region(NamedTuple):
@@ -127,6 +121,10 @@ class Ascent:
 
         self._evaluate = objective.mean(loss_and_slope)
         self.start = self.at(np.zeros_like(self._origin))
+        selfcheck.require_finite(
+            np.append(self.start.slope, self.start.value),
+            "the loss and its gradient",
+        )
 
     def at(self, place: np.ndarray) -> Point:
         """Evaluates the loss.

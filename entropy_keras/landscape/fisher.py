@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
@@ -92,6 +93,7 @@ def fisher_diagonal(
             part, mass = squares(chunk, offset)
             total += part.numpy()
             probability += float(mass)
+    selfcheck.require_finite(total, "the squared gradients")
     mean_probability = probability / objective.num_samples
     require(
         kind == "empirical" or abs(mean_probability - 1.0) < 1e-3,
@@ -265,12 +267,30 @@ def _sum_of_squares(
         A compiled function of a batch and `None`, or a number that is taken
         off from each loss, whereupon samples are weighted by exp(-loss). It
         returns the sum and the sum of these weights.
+
+    Raises:
+        ValueError: If the gradients of samples that are computed together are
+            not those of single ones.
     """
 
     def one(sample: Any) -> tuple[tf.Tensor, tf.Tensor]:
         batch = keras.tree.map_structure(lambda leaf: leaf[tf.newaxis], sample)
         loss, gradient = objective.batch_loss_and_gradient(position, batch)
         return loss, tf.square(gradient - penalty_gradient)
+
+    @tf.function(jit_compile=False, autograph=False)
+    def both_ways(batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        types = objective.dtype, objective.dtype
+        alone = tf.map_fn(one, batch, fn_output_signature=types)
+        return tf.vectorized_map(one, batch)[1], alone[1]
+
+    first = keras.tree.map_structure(
+        lambda leaf: leaf[:2], objective.batches[0]
+    )
+    together, alone = both_ways(first)
+    selfcheck.require_equal(
+        together.numpy(), alone.numpy(), objective.precision
+    )
 
     @tf.function(jit_compile=False, autograph=False)
     def total(batch: Any, offset: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -21,6 +21,7 @@ from entropy_keras.landscape.gaussian import fit
 from entropy_keras.landscape.lanczos import Lanczos
 from entropy_keras.landscape.lanczos import check_counts
 from entropy_keras.landscape.lanczos import quadrature
+from entropy_keras.landscape.lanczos import relative_precision
 from entropy_keras.landscape.lanczos import runs
 from entropy_keras.landscape.lanczos import share_bounds
 from entropy_keras.landscape.lanczos import trace_from
@@ -383,7 +384,7 @@ class _Survey:
             row = self._clock.skipped(_FEWEST_STEPS * self.product_seconds)
             return row, row
         values, _, errors = self._first.ritz()
-        rounding = np.finfo(self._hessian.dtype).eps * np.abs(values).max()
+        rounding = relative_precision(self._hessian) * np.abs(values).max()
         # Where another start saw further, this one has missed the end.
         beyond = spectrum.largest - values[-1], values[0] - spectrum.smallest
         high, low = np.maximum(errors[[-1, 0]] + rounding, beyond)

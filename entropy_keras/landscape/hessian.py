@@ -199,6 +199,7 @@ class _Block:
             with tf.GradientTape() as inner:
                 inner.watch(later[0])
                 _, loss = objective.forward([*self._earlier, *later], batch)
+                loss *= objective.loss_scale
             gradient = tf.reshape(
                 inner.gradient(loss, later[0], None, _ZERO), [-1]
             )
@@ -206,7 +207,8 @@ class _Block:
 
         def column(index: tf.Tensor) -> tf.Tensor:
             unit = tf.one_hot(index, self.size, dtype=gradient.dtype)
-            return objective.join(outer.gradient(gradient, later, unit, _ZERO))
+            found = outer.gradient(gradient, later, unit, _ZERO)
+            return objective.join(found) / objective.loss_scale
 
         if _has_loop(gradient.graph) or not objective.vectorizes:
             return tf.map_fn(

@@ -92,7 +92,7 @@ def quadrature(probes: Iterable["Lanczos"], num_steps: int) -> Spectrum:
     found = []
     for run in probes:
         values, rows, _ = run.ritz(num_steps)
-        count, dtype = run.dimension, run.operator.dtype
+        count = run.dimension
         # A space that was exhausted early leaves nodes of no weight.
         rest = min(num_steps, count) - len(values)
         weights = np.pad(rows[0] ** 2, (0, rest))
@@ -100,8 +100,22 @@ def quadrature(probes: Iterable["Lanczos"], num_steps: int) -> Spectrum:
     nodes, weights = np.stack(found, axis=1)
     resolution = (nodes.max() - nodes.min()) / num_steps**2
     if num_steps >= count:
-        resolution = np.finfo(dtype).eps * np.abs(nodes).max()
+        resolution = relative_precision(run.operator) * np.abs(nodes).max()
     return Spectrum(nodes, weights, count, float(resolution), "lanczos")
+
+
+def relative_precision(operator: LinearOperator) -> float:
+    """Returns the relative precision of an operator's products.
+
+    Args:
+        operator: Any; one of a model has it as an attribute, since it may
+            compute in a coarser type than that of its vectors.
+
+    Returns:
+        A number as `numpy.finfo` has.
+    """
+    eps = float(np.finfo(operator.dtype).eps)
+    return max(eps, getattr(operator, "precision", eps))
 
 
 def check_counts(num_steps: int, num_probes: int) -> None:
@@ -184,7 +198,7 @@ def extremes(
             break
     order = np.argsort(values)
     values = values[order]
-    errors = errors[order] + np.finfo(operator.dtype).eps * scale
+    errors = errors[order] + relative_precision(operator) * scale
     return Extremes(
         values[-k:][::-1],
         values[:k],

@@ -45,7 +45,11 @@ class Objective:
         variables: The trainable variables.
         num_parameters: Number of trainable weights, n.
         num_samples: Number of samples.
-        dtype: Name of the dtype of the weights.
+        dtype: Name of the dtype of that vector: float64 where the weights are,
+            else float32.
+        precision: The relative precision of the coarsest floating type that a
+            layer computes in.
+        precision_of_products: That of products of the Hessian.
         vectorizes: Whether backward passes may be vectorized.
 
     Raises:
@@ -78,10 +82,21 @@ class Objective:
         _require_finite(self.batches)
         sizes = [_length(batch) for batch in self.batches]
         self.num_samples = sum(sizes)
-        self.dtype: str = self.variables[0].dtype
+        _require_finite_weights(model)
+        single = "float64" not in {v.dtype for v in self.variables}
+        self.dtype = "float32" if single else "float64"
+        self.precision = selfcheck.precision(model)
+        self.precision_of_products = selfcheck.precision_of_products(model)
         self._shares = [
             tf.constant(size / self.num_samples, self.dtype) for size in sizes
         ]
+        # The derivatives by the predictions are those of single samples then:
+        # those of a mean over many are too small for float16.
+        self.loss_scale = (
+            2.0 ** int(np.log2(max(sizes)))
+            if self.precision == selfcheck.EPS["float16"]
+            else 1.0
+        )
         self._model = model
         self._training = training
         self._loss = None if loss is None else _as_loss(loss, self.dtype)
@@ -192,8 +207,10 @@ class Objective:
         with tf.GradientTape() as tape:
             tape.watch(position)
             loss = self.batch_loss(position, batch)
+            scaled = loss * self.loss_scale
         zero = tf.UnconnectedGradients.ZERO
-        return loss, tape.gradient(loss, position, None, zero)
+        gradient = tape.gradient(scaled, position, None, zero)
+        return loss, gradient / self.loss_scale
 
     def mean(
         self, function: Callable[..., tf.Tensor]
@@ -368,6 +385,26 @@ def _require_finite(batches: Sequence[Any]) -> None:
                         f"{int(bad)} numbers in {name} that are NaN or "
                         "infinite",
                     )
+
+
+def _require_finite_weights(model: keras.Model) -> None:
+    """Refuses weights, or statistics, that are not finite.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ValueError: If there is one; it says in which variable.
+    """
+    for variable in model.variables:
+        values = tf.convert_to_tensor(variable.value)
+        require(
+            not values.dtype.is_floating
+            or bool(tf.reduce_all(tf.math.is_finite(values))),
+            "model",
+            "one with finite weights: load those from before they diverged",
+            f"numbers in {variable.path} that are NaN or infinite",
+        )
 
 
 def _length(batch: Any) -> int:

@@ -177,11 +177,13 @@ def hessian_product(objective: Objective) -> Product:
             with tf.GradientTape() as inner:
                 inner.watch(position)
                 loss = objective.batch_loss(position, batch)
+                loss *= objective.loss_scale
             gradient = _gradient(inner, loss, position)
             selfcheck.require_differentiable(gradient)
             if selfcheck.has_custom_gradient(gradient):
                 custom.append(True)
-        return _gradient(outer, gradient, position, vector)
+        found = _gradient(outer, gradient, position, vector)
+        return found / objective.loss_scale
 
     custom: list[bool] = []
     averaged = objective.mean(product)
@@ -190,10 +192,10 @@ def hessian_product(objective: Objective) -> Product:
     def checked(position: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
         if unchecked:
             unchecked.clear()
-            selfcheck.require_symmetric(averaged, position, objective.dtype)
+            selfcheck.require_symmetric(averaged, position, objective.precision)
             if custom:
                 selfcheck.require_differences(
-                    averaged, objective.gradient, position, objective.dtype
+                    averaged, objective.gradient, position
                 )
         return averaged(position, vector)
 
@@ -236,13 +238,27 @@ def gauss_newton_product(objective: Objective) -> Product:
                     batch,
                     through=lambda y: keras.tree.pack_sequence_as(y, free),
                 )
+                loss *= objective.loss_scale
             direct, *by_outputs = _gradient(inner, loss, [position, *free])
         curved = _gradient(outer, by_outputs, free, pushed)
-        return _gradient(pull, outputs, position, curved) + _gradient(
+        found = _gradient(pull, outputs, position, curved) + _gradient(
             outer, direct, position, vector
         )
+        return found / objective.loss_scale
 
-    return objective.mean(product)
+    averaged = objective.mean(product)
+    unchecked = [True]
+
+    def checked(position: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
+        found = averaged(position, vector)
+        if unchecked:
+            unchecked.clear()
+            selfcheck.require_finite(
+                found.numpy(), "a product of the Gauss-Newton matrix"
+            )
+        return found
+
+    return checked
 
 
 def operator(
@@ -265,12 +281,14 @@ def operator(
         vector = tf.constant(vector.reshape(-1), objective.dtype)
         return product(position, vector).numpy()
 
-    return LinearOperator(
+    found = LinearOperator(
         (objective.num_parameters, objective.num_parameters),
         matvec=multiply,
         rmatvec=multiply,
         dtype=objective.dtype,
     )
+    found.precision = objective.precision_of_products
+    return found
 
 
 def _gradient(

@@ -21,8 +21,16 @@ _NOT_DIFFERENTIABLE = {
     "ResizeBicubicGrad": "bicubic UpSampling2D and Resizing",
     "ScaleAndTranslateGrad": "tf.image.resize with antialias, and its kernels",
 }
+# Distance from 1 to the next number.
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10}
+EPS |= {"bfloat16": 2.0**-7}
 # Rounding leaves a few units of the last place; a missing term a good share.
-_TOLERANCES = {"float64": 1e-6, "float32": 2e-3}
+_TOLERANCES = {
+    EPS["float64"]: 1e-6,
+    EPS["float32"]: 2e-3,
+    EPS["float16"]: 0.05,
+    EPS["bfloat16"]: 0.2,
+}
 
 
 def nodes_of(graph: tf.Graph) -> list[Any]:
@@ -63,6 +71,45 @@ def require_differentiable(gradient: tf.Tensor) -> None:
         )
 
 
+def precision(model: keras.Model) -> float:
+    """Returns the relative precision of what a model computes.
+
+    Args:
+        model: The model.
+
+    Returns:
+        That of the coarsest floating type that a layer with weights has.
+    """
+    return max(_precisions(model))
+
+
+def precision_of_products(model: keras.Model) -> float:
+    """Returns the relative precision of products of the Hessian.
+
+    Four passes lead to one, forward, backward and the derivatives of both, each
+    rounding by half the distance of two numbers in every layer.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Its precision; where that is coarser than float32, times two and the
+        root of the number of layers and models with weights that have it.
+    """
+    coarsest = precision(model)
+    if coarsest <= EPS["float32"]:
+        return coarsest
+    return 2 * coarsest * _precisions(model).count(coarsest) ** 0.5
+
+
+def _precisions(model: keras.Model) -> list[float]:
+    return [
+        EPS.get(layer.compute_dtype, 0.0)
+        for layer in keras_private.layers_within(model)
+        if layer.weights
+    ] or [EPS["float32"]]
+
+
 def vectorizes(model: keras.Model) -> bool:
     """Tells whether backward passes of a model may be vectorized.
 
@@ -88,10 +135,57 @@ def vectorizes(model: keras.Model) -> bool:
     )
 
 
+def require_finite(found: np.ndarray, name: str) -> None:
+    """Refuses derivatives that are not finite.
+
+    Args:
+        found: What was computed at weights and data that are finite.
+        name: What it is.
+
+    Raises:
+        ValueError: If one of its entries is not finite.
+    """
+    bad = np.sum(~np.isfinite(found))
+    require(
+        not bad,
+        "model",
+        "one whose loss and its derivatives are finite at its weights: look "
+        "for logarithms, roots and norms at zero, and for an overflow of "
+        "float16",
+        f"{bad} of {np.size(found)} numbers in {name} that are NaN or infinite",
+    )
+
+
+def require_equal(
+    together: np.ndarray, alone: np.ndarray, precision: float
+) -> None:
+    """Refuses gradients that vectorization has changed.
+
+    Args:
+        together: Squares of gradients of some samples, computed together.
+        alone: The same, computed one after another.
+        precision: The relative precision of the model, one of `EPS`.
+
+    Raises:
+        ValueError: If they differ by more than rounding.
+    """
+    require_finite(alone, "the squared gradients")
+    difference = np.linalg.norm(together - alone)
+    scale = np.linalg.norm(alone)
+    require(
+        bool(difference <= _TOLERANCES[precision] * scale),
+        "model",
+        "one whose backward pass TensorFlow vectorizes rightly: a layer in it "
+        "(a grouped convolution of your own?) gives other gradients for "
+        "samples that are computed together",
+        f"squared gradients that differ by {difference / scale:.2%}",
+    )
+
+
 def require_symmetric(
     product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     position: tf.Tensor,
-    dtype: str,
+    precision: float,
 ) -> None:
     """Refuses products of a matrix that is no Hessian, since not symmetric.
 
@@ -100,23 +194,24 @@ def require_symmetric(
     Args:
         product: From position and vector to the product.
         position: The weights.
-        dtype: Their type.
+        precision: The relative precision of the model, one of `EPS`.
 
     Raises:
-        ValueError: If it is not symmetric.
+        ValueError: If it is not symmetric, or not finite.
     """
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=[2, position.shape[0]])
     of_one, of_other = (
-        product(position, tf.constant(v, dtype)).numpy().astype("float64")
+        product(position, tf.constant(v, position.dtype))
+        .numpy()
+        .astype("float64")
         for v in (one, other)
     )
     difference = abs(other @ of_one - one @ of_other)
+    require_finite(of_one, "a product of the Hessian")
     scale = np.linalg.norm(of_one) + np.linalg.norm(of_other)
-    if not np.isfinite(scale):
-        return  # whoever asked for the product says what is not finite
     require(
-        bool(difference <= _TOLERANCES.get(dtype, 0.2) * scale),
+        bool(difference <= _TOLERANCES[precision] * scale),
         "model",
         "one whose gradients can be differentiated again: an operation without "
         "a second derivative makes its Hessian unsymmetric",
@@ -142,7 +237,6 @@ def require_differences(
     product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     gradient: Callable[[tf.Tensor], tf.Tensor],
     position: tf.Tensor,
-    dtype: str,
 ) -> None:
     """Refuses products that are not the change of the gradient.
 
@@ -156,7 +250,6 @@ def require_differences(
         product: From position and vector to the product.
         gradient: From position to the gradient.
         position: The weights.
-        dtype: Their type.
 
     Raises:
         ValueError: If they differ by more than a fifth at all distances.
@@ -164,6 +257,7 @@ def require_differences(
     start = position.numpy().astype("float64")
     vector = np.random.default_rng(1).normal(size=len(start))
     vector *= max(float(np.linalg.norm(start)), 1e-3) / np.linalg.norm(vector)
+    dtype = position.dtype
     expected = product(position, tf.constant(vector, dtype)).numpy()
     smallest = np.inf
     for distance in (1e-2, 1e-3, 1e-4):
