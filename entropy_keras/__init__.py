@@ -1,9 +1,12 @@
 """Entropy-SGD for Keras: train networks that settle in wide valleys."""
 
-# ruff: noqa: E402 (the backend is looked at before anything needs it)
-from entropy_keras import backend as _backend
+import importlib
+from typing import Any
 
-_backend.check()
+# ruff: noqa: E402 (the backend is looked at before anything needs it)
+from entropy_keras import requirements as _requirements
+
+_requirements.check_backend()
 
 from entropy_keras import callbacks
 from entropy_keras import presets
@@ -50,3 +53,10 @@ __all__ = [
     "presets",
     "samplers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Its requirements are an extra: it is imported once it is asked for.
+    if name == "landscape":
+        return importlib.import_module("entropy_keras.landscape")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -213,6 +213,61 @@ def test_another_backend_is_refused_in_one_sentence(backend):
     assert last.endswith(f"KERAS_BACKEND={backend}")
 
 
+_WITHOUT_EXTRAS = """
+import importlib, importlib.metadata, pkgutil, sys
+import packaging.requirements
+
+def required(package, extras):
+    try:
+        lines = importlib.metadata.requires(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for found in map(packaging.requirements.Requirement, lines):
+        if not found.marker or any(
+            found.marker.evaluate({"extra": extra}) for extra in extras
+        ):
+            yield found.name.replace("-", "_").lower()
+
+declared, new = set(), {"entropy_keras"}
+while new:
+    declared |= new
+    new = {r for p in new for r in required(p, [""])} - declared
+extras = set(required("entropy_keras", ["landscape", "trainers", "test"]))
+assert len(extras - declared) > 8
+for name, owners in importlib.metadata.packages_distributions().items():
+    owners = {owner.replace("-", "_").lower() for owner in owners}
+    if owners & extras and not owners & declared:
+        sys.modules[name] = None
+import entropy_keras
+for module in pkgutil.iter_modules(entropy_keras.__path__, "entropy_keras."):
+    if module.name != "entropy_keras.landscape":
+        importlib.import_module(module.name)
+for name in ("psutil", "scipy", "tensorflow_probability"):
+    try:
+        entropy_keras.landscape
+    except ImportError as error:
+        print(error)
+    sys.modules.pop(name)
+entropy_keras.landscape.Objective
+"""
+
+
+def test_what_is_not_installed_is_named_and_nothing_else_is_needed():
+    result = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_EXTRAS],
+        env={"PATH": "", "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines() == [
+        f"entropy_keras.landscape needs {name}, which is not installed: "
+        "pip install 'entropy_keras[landscape]'"
+        for name in ("psutil", "scipy", "tensorflow_probability")
+    ]
+
+
 def test_a_chain_without_noise_asks_for_no_key(monkeypatch):
     monkeypatch.setattr(chain.Noise, "keys", None)
     compiled(EntropySGD(0.1, temperature=0.0)).train_on_batch(X, Y)

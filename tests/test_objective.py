@@ -573,6 +573,12 @@ def test_labels_may_be_absent():
     # mean over 4 entries of (w - 1)**2: the second derivative is 2 / 4.
     for matrix in found:
         np.testing.assert_allclose(matrix, 0.5 * np.eye(4), atol=1e-6)
+    plan = landscape.Plan(scope=1.0, num_steps=20)
+    drawn = [
+        landscape.Chains(landscape.Objective(model, data), 1).draw(plan)
+        for data in ((x, None), (x,))
+    ]
+    assert (drawn[0] == drawn[1]).all()
 
 
 def test_masked_sequences_depend_on_the_batches():

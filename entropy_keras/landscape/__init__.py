@@ -3,6 +3,13 @@
 Nothing here imports the optimizer: it judges Keras models however trained.
 """
 
+# ruff: noqa: E402 (the packages are looked for before anything needs them)
+from entropy_keras import requirements as _requirements
+
+_requirements.check_packages(
+    __name__, "landscape", "psutil", "scipy", "tensorflow_probability"
+)
+
 from entropy_keras.landscape.calibration import expected_calibration_error
 from entropy_keras.landscape.calibration import fit_temperature
 from entropy_keras.landscape.calibration import log_loss

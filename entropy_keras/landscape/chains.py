@@ -197,7 +197,12 @@ class Chains:
             def at_one(arguments: tuple[tf.Tensor, ...]) -> tf.Tensor:
                 position, *own = arguments
                 part = keras.tree.map_structure(
-                    lambda leaf: tf.gather(leaf, *own) if own else leaf, batch
+                    lambda leaf: (
+                        tf.gather(leaf, *own)
+                        if own and leaf is not None
+                        else leaf
+                    ),
+                    batch,
                 )
                 return function(objective, position, part)
 
@@ -212,7 +217,8 @@ class Chains:
             mean = objective.mean(at_each)
             return lambda positions, seed: mean(positions)
         data = keras.tree.map_structure(
-            lambda *parts: tf.concat(parts, 0), *objective.batches
+            lambda *parts: None if parts[0] is None else tf.concat(parts, 0),
+            *objective.batches,
         )
 
         def on_minibatches(positions: tf.Tensor, seed: Any) -> tf.Tensor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from entropy_keras import requirements
 from entropy_keras.landscape.density import Spectrum
 from entropy_keras.landscape.slices import Slice
 
@@ -131,13 +132,9 @@ class FlatnessReport:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "`plot` needs matplotlib: pip install "
-                "'entropy_keras[landscape]'"
-            ) from error
+        requirements.check_packages("`plot`", "landscape", "matplotlib")
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
         self._plot_spectrum(left)

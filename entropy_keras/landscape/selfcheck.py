@@ -94,7 +94,7 @@ def precision_of_products(model: keras.Model) -> float:
 
     Returns:
         Its precision; where that is coarser than float32, times two and the
-        root of the number of layers and models with weights that have it.
+        root of the number of layers with weights that have it.
     """
     coarsest = precision(model)
     if coarsest <= EPS["float32"]:
@@ -103,11 +103,14 @@ def precision_of_products(model: keras.Model) -> float:
 
 
 def _precisions(model: keras.Model) -> list[float]:
-    return [
-        EPS.get(layer.compute_dtype, 0.0)
-        for layer in keras_private.layers_within(model)
-        if layer.weights
-    ] or [EPS["float32"]]
+    found = []
+    for layer in keras_private.layers_within(model):
+        # A model computes in the types of its layers, but for weights its own.
+        inner = keras_private.layers_within(layer)[1:]
+        theirs = {id(weight) for part in inner for weight in part.weights}
+        if any(id(weight) not in theirs for weight in layer.weights):
+            found.append(EPS.get(layer.compute_dtype, 0.0))
+    return found
 
 
 def vectorizes(model: keras.Model) -> bool:
