@@ -163,7 +163,7 @@ def test_picture_is_written(of_network, tmp_path):
 
 
 def test_picture_needs_matplotlib(of_network, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"entropy_keras\[landscape\]"):
         of_network.plot("unused.png")
 

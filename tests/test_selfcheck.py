@@ -66,6 +66,15 @@ def test_the_hessian_is_that_of_differences(name):
     np.testing.assert_allclose(product, expected, atol=1e-3 * scale)
 
 
+def test_a_loss_whose_loops_have_no_second_derivative_is_refused():
+    model = keras.Sequential([keras.Input([4, 3]), layers.Dense(5)])
+    data = RNG.normal(size=[2, 4, 3]).astype("float32"), np.array([[1], [2]])
+    with pytest.raises(ValueError, match="`model` must be one without .*CTC"):
+        landscape.hessian_vector_product(
+            model, data, np.ones(20), keras.losses.CTC()
+        )
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("function", ["product", "matrix", "gauss_newton"])
 def test_resizing_without_second_derivative_is_refused(interpolation, function):

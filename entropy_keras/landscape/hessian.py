@@ -208,7 +208,9 @@ class _Block:
         def column(index: tf.Tensor) -> tf.Tensor:
             unit = tf.one_hot(index, self.size, dtype=gradient.dtype)
             found = outer.gradient(gradient, later, unit, _ZERO)
-            return objective.join(found) / objective.loss_scale
+            found = objective.join(found)
+            selfcheck.require_differentiable(found)
+            return found / objective.loss_scale
 
         if _has_loop(gradient.graph) or not objective.vectorizes:
             return tf.map_fn(

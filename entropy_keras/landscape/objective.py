@@ -270,6 +270,13 @@ def _check(model: keras.Model, loss: Any, batch_size: int) -> None:
         "given, or the model compiled with one",
         loss,
     )
+    require(
+        not isinstance(loss, (dict, list, tuple)),
+        "loss",
+        "one loss: compile the model with the losses of several outputs, and "
+        "leave `loss` out",
+        loss,
+    )
     for given in keras.tree.flatten(model.loss if loss is None else loss):
         require(
             getattr(given, "reduction", "mean")
@@ -328,10 +335,20 @@ def _batches(data: Any, batch_size: int) -> list[Any]:
     if isinstance(data, tf.data.Dataset):
         endless = data.cardinality() == tf.data.INFINITE_CARDINALITY
         require(not bool(endless), "data", f"{form}; `take` a part", data)
+        ranks = [spec.shape.rank for spec in tf.nest.flatten(data.element_spec)]
+        require(0 not in ranks, "data", f"{form}: `batch` it", data)
         batches = list(data)
         require(bool(batches), "data", "not empty", data)
         return batches
     require(isinstance(data, tuple), "data", form, type(data).__name__)
+    uneven = (tf.RaggedTensor, tf.SparseTensor)
+    require(
+        not any(isinstance(leaf, uneven) for leaf in tf.nest.flatten(data)),
+        "data",
+        "dense arrays: use `to_tensor` of ragged ones, `tf.sparse.to_dense` of "
+        "sparse ones",
+        "a ragged or sparse tensor",
+    )
     # Labels and weights may be absent.
     data = keras.tree.map_structure(
         lambda leaf: None if leaf is None else tf.convert_to_tensor(leaf), data

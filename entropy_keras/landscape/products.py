@@ -183,6 +183,7 @@ def hessian_product(objective: Objective) -> Product:
             if selfcheck.has_custom_gradient(gradient):
                 custom.append(True)
         found = _gradient(outer, gradient, position, vector)
+        selfcheck.require_differentiable(found)
         return found / objective.loss_scale
 
     custom: list[bool] = []
@@ -244,6 +245,7 @@ def gauss_newton_product(objective: Objective) -> Product:
         found = _gradient(pull, outputs, position, curved) + _gradient(
             outer, direct, position, vector
         )
+        selfcheck.require_differentiable(found)
         return found / objective.loss_scale
 
     averaged = objective.mean(product)

@@ -15,11 +15,21 @@ import tensorflow as tf
 from entropy_keras import keras_private
 from entropy_keras.validation import require
 
-# Gradients that TensorFlow declares not differentiable, with who uses them.
+# Gradients that TensorFlow declares not differentiable, or of functions that it
+# does not know, with who uses them and what to do.
+_RESIZED = "use interpolation='nearest', or a transposed convolution"
 _NOT_DIFFERENTIABLE = {
-    "ResizeBilinearGrad": "bilinear UpSampling2D and Resizing",
-    "ResizeBicubicGrad": "bicubic UpSampling2D and Resizing",
-    "ScaleAndTranslateGrad": "tf.image.resize with antialias, and its kernels",
+    "ResizeBilinearGrad": ("bilinear UpSampling2D and Resizing", _RESIZED),
+    "ResizeBicubicGrad": ("bicubic UpSampling2D and Resizing", _RESIZED),
+    "ScaleAndTranslateGrad": (
+        "tf.image.resize with antialias, and its kernels",
+        _RESIZED,
+    ),
+    "SymbolicGradient": (
+        "keras.losses.CTC and other functions of TensorFlow that loop and have "
+        "a gradient of their own",
+        "use a loss without loops",
+    ),
 }
 # Distance from 1 to the next number.
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10}
@@ -50,23 +60,22 @@ def nodes_of(graph: tf.Graph) -> list[Any]:
 
 
 def require_differentiable(gradient: tf.Tensor) -> None:
-    """Refuses a gradient that TensorFlow cannot differentiate again.
+    """Refuses derivatives that TensorFlow cannot compute.
 
     Args:
-        gradient: A tensor of a graph, the result of a first derivative.
+        gradient: A tensor of a graph, the result of a derivative.
 
     Raises:
         ValueError: If an operation in it has no derivative; it is named.
     """
     kinds = {node.op for node in nodes_of(gradient.graph)}
     for kind in sorted(kinds & _NOT_DIFFERENTIABLE.keys()):
+        who, cure = _NOT_DIFFERENTIABLE[kind]
         require(
             False,
             "model",
-            f"one without {_NOT_DIFFERENTIABLE[kind]}, whose gradient "
-            "TensorFlow cannot differentiate and would leave out of the "
-            "curvature: use interpolation='nearest', or a transposed "
-            "convolution",
+            f"one without {who}, whose gradient TensorFlow cannot "
+            f"differentiate: {cure}",
             f"a model with the operation {kind}",
         )
 
