@@ -85,7 +85,7 @@ class Chains:
         )
         self.objective = objective
         self.minibatch_size = minibatch_size
-        self._evaluate = self._over_data(_loss_and_gradient)
+        self.evaluate = self._over_data(_loss_and_gradient)
         self._losses = self._over_data(Objective.batch_loss)
         self._compiled_run = _compiled(self._run)
         self._compiled_draw = _compiled(self._draw)
@@ -254,7 +254,7 @@ class Chains:
             sums: tf.Tensor,
             trace: tf.TensorArray,
         ) -> tuple[Any, ...]:
-            evaluated = self._evaluate(position, [seed, 2 * step + 1])
+            evaluated = self.evaluate(position, [seed, 2 * step + 1])
             loss, gradient = evaluated[:, 0], evaluated[:, 1:]
             counts = tf.cast(step >= num_discarded, anchor.dtype)
             sums += counts * tf.stack([position - anchor, gradient])
