@@ -267,7 +267,13 @@ class EntropyModel(keras.Model):
         """Returns what all workers must agree on before they train."""
         facts = {
             name: arguments.get(name)
-            for name in ("batch_size", "epochs", "steps_per_epoch", "shuffle")
+            for name in (
+                "batch_size",
+                "epochs",
+                "initial_epoch",
+                "steps_per_epoch",
+                "shuffle",
+            )
         }
         optimizer = self.optimizer
         if optimizer is not None:

@@ -142,6 +142,20 @@ def across_workers(strategy: Any) -> bool:
     ) and strategy.num_replicas_in_sync > len(strategy.extended.worker_devices)
 
 
+def is_chief(strategy: Any) -> bool:
+    """Returns whether this process is the one to write files.
+
+    Args:
+        strategy: Any.
+    """
+    if not across_workers(strategy):
+        return True
+    resolver = strategy.cluster_resolver
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
+
+
 def check_agreement(strategy: Any, facts: dict[str, Any]) -> None:
     """Refuses arguments that are not the same on every worker.
 
