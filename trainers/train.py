@@ -213,10 +213,11 @@ def main(arguments: Sequence[str]) -> None:
         status = 0
     except SystemExit as end:
         print(end.code, file=sys.stderr)
-    except (errors.UnavailableError, errors.AbortedError, errors.InternalError):
+    except (errors.UnavailableError, errors.AbortedError) as error:
         print(
-            "error: another worker has ended. Started again, the run goes on "
-            "from its last checkpoint.",
+            "error: another worker cannot be reached "
+            f"({error.message.splitlines()[0]}). Started again, the run goes "
+            "on from its last checkpoint.",
             file=sys.stderr,
         )
     except Exception:
