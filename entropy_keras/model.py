@@ -231,10 +231,9 @@ class EntropyModel(keras.Model):
             x, y, batch_size, *args, **kwargs
         )
         optimizer = self._multi_gradient() if self.compiled else None
-        if self.compiled:
-            replicas.check_agreement(
-                self.distribute_strategy, self._facts(bound.arguments)
-            )
+        strategy = self.distribute_strategy
+        if self.compiled and replicas.across_workers(strategy):
+            replicas.check_agreement(strategy, self._facts(bound.arguments))
         if optimizer is not None:
             replicas.check_data(self, x)
             if batching.group_fit_arguments(
