@@ -56,6 +56,10 @@ class Noise(NamedTuple):
             stream=stream,
         )
 
+    def normal(self, like: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Returns standard normals under a key, of the shape of a tensor."""
+        return noise.standard_normal(like.shape, like.dtype, key)
+
 
 class State(NamedTuple):
     """What goes from step to step.
@@ -141,7 +145,7 @@ class Chain:
         return [
             None
             if _is_zero(setting.temperature)
-            else noise.standard_normal(tensor.shape, tensor.dtype, key)
+            else self.noise.normal(tensor, key)
             for tensor, key, setting in zip(
                 like, keys, self.settings, strict=True
             )
@@ -217,7 +221,11 @@ class Chain:
     @functools.cached_property
     def _compiled_advance(self) -> Callable[..., State]:
         """One kernel per variable, where TensorFlow would run fifty."""
-        return tf.function(self._advance, jit_compile=True, autograph=False)
+
+        def advance(state: State, gradients: Tensors, *others: Any) -> State:
+            return self._advance(state, _complete(gradients), *others)
+
+        return tf.function(advance, jit_compile=True, autograph=False)
 
     def _advance(
         self,
@@ -228,7 +236,6 @@ class Chain:
         keys: Tensors,
     ) -> State:
         """Returns the chain after one step; see `advance`."""
-        gradients = _complete(gradients)
         normals = self._normals(anchor, keys)
         position, memory = self.sampler.step(
             state.position, gradients, anchor, normals, state.memory,
