@@ -12,8 +12,9 @@ import tensorflow as tf
 from entropy_keras import batching
 from entropy_keras import packing
 from entropy_keras import validation
+from entropy_keras.checkpoint import Checkpoint
 
-__all__ = ["RecalibrateBatchNorm"]
+__all__ = ["Checkpoint", "RecalibrateBatchNorm"]
 
 
 class RecalibrateBatchNorm(keras.callbacks.Callback):

@@ -255,8 +255,32 @@ class Chain:
                 state.mean, sample, gradients, step, self.averaging_rate
             ),
             path=path,
-            metric=self.metric.observe(state.metric, gradients),
+            metric=self._observed(state, gradients, anchor, step),
         )
+
+    def _observed(
+        self, state: State, gradients: Tensors, anchor: Tensors, step: tf.Tensor
+    ) -> Any:
+        """Returns what the metric remembers after a step from `state`."""
+        if not self.metric.learns_from_draws:
+            return self.metric.observe(state.metric, gradients)
+        displacements = [
+            None
+            if _is_zero(s.temperature)
+            else tf.math.divide_no_nan(
+                position - x, tf.cast(s.temperature, x.dtype) * s.metric
+            )
+            for position, x, s in zip(
+                state.position, anchor, self.settings, strict=True
+            )
+        ]
+        found = self.metric.observe(state.metric, gradients, displacements)
+        if not self.sampler.uses_gradient:  # each position is a draw
+            return found
+        return [
+            tf.where(tf.equal(step, 1), new, old)
+            for new, old in zip(found, state.metric, strict=True)
+        ]
 
     def entropy_gradient(self, anchor: Tensors, state: State) -> Tensors:
         """Returns the gradient of the negative local entropy that was found.

@@ -80,8 +80,12 @@ def choose(model: keras.Model) -> None:
 
     Args:
         model: A model for which Keras has chosen already, which stands if it
-            runs eagerly or if there is a GPU.
+            runs eagerly, if there is a GPU or if it is made under a strategy,
+            whose replicas cannot talk within XLA.
     """
+    with model.distribute_strategy.scope():
+        if tf.distribute.has_strategy():
+            return
     if not (model.run_eagerly or tf.config.list_physical_devices("GPU")):
         model.jit_compile = prefers_xla(model)
 

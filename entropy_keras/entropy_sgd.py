@@ -130,7 +130,8 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             metrics of training: see `MEASUREMENTS`.
         metric: What steps, scope and noise are measured in: `"identity"`,
             `"relative"` to the weights of an output unit, `"rms_gradients"`,
-            or an object of `geometry`.
+            `"learned"` from the curvature that the noise shows, or an object of
+            `geometry`.
         outer_optimizer: The `keras.optimizers.Optimizer` of the outer step.
             Defaults to plain `SGD` at `learning_rate`.
         chains: `"per_replica"` or `"synchronized"`; see

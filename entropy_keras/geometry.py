@@ -10,6 +10,7 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
+from typing import ClassVar
 
 import keras
 import tensorflow as tf
@@ -21,7 +22,14 @@ Tensors = list[tf.Tensor]
 
 
 class Metric(parts.Part, abc.ABC):
-    """One positive number a weight. Subclasses are frozen dataclasses."""
+    """One positive number a weight. Subclasses are frozen dataclasses.
+
+    Attributes:
+        learns_from_draws: Whether `observe` takes in displacements, and so the
+            chain has to start from a draw, at a temperature above 0.
+    """
+
+    learns_from_draws: ClassVar[bool] = False
 
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:
         """Returns what it remembers before the first update.
@@ -47,17 +55,26 @@ class Metric(parts.Part, abc.ABC):
             For each variable a tensor that broadcasts to it, or `None` for 1.
         """
 
-    def observe(self, slots: Any, gradients: Tensors) -> Any:
+    def observe(
+        self,
+        slots: Any,
+        gradients: Tensors,
+        displacements: Sequence[tf.Tensor | None] = (),
+    ) -> Any:
         """Takes the gradients of one inner step in.
 
         Args:
             slots: What it remembers.
             gradients: Gradients of the loss.
+            displacements: For a metric that `learns_from_draws`, how far from
+                x they were taken, over the temperature and the metric: normals
+                of variance `1 / (temperature * scope * M)`. `None` for a
+                variable without noise.
 
         Returns:
             What it remembers now.
         """
-        del gradients
+        del gradients, displacements
         return slots
 
 
@@ -165,7 +182,13 @@ class RMSGradients(Metric):
             diagonals.append(tf.where(steps > 0, 1.0 / root, 1.0))
         return diagonals
 
-    def observe(self, slots: Any, gradients: Tensors) -> Any:  # noqa: D102
+    def observe(  # noqa: D102
+        self,
+        slots: Any,
+        gradients: Tensors,
+        displacements: Sequence[tf.Tensor | None] = (),
+    ) -> Any:
+        del displacements
         moments = [
             self.decay * m + (1.0 - self.decay) * tf.square(g)
             for m, g in zip(slots["moments"], gradients, strict=True)
@@ -173,10 +196,81 @@ class RMSGradients(Metric):
         return {"steps": slots["steps"] + 1, "moments": moments}
 
 
+@keras.saving.register_keras_serializable(package="entropy_keras")
+@dataclasses.dataclass(frozen=True)
+class LearnedScope(Metric):
+    """A scope for each weight, learned from the curvature that noise shows.
+
+    A weight whose loss is curved gets a larger scope, hence less noise, as in
+    the variational reading of local entropy: its Gaussian widens until
+    curvature and scope balance. At a draw `x + d` of the Gaussian of variance
+    `temperature * M / scope` the gradient tells the mean curvature h there,
+    since `E[gradient * d] = variance * h` (Stein's identity), at no further
+    gradient. With the factor `p = 1 / M` of the scope, 1 at first,
+
+    ```
+    target = 1 + gradient * d / (temperature * M)     # of mean 1 + h / scope
+    change = (1 - decay) * (p - target) / p
+    p      = p * (1 - change + change**2 / 2)         # stays positive
+    ```
+
+    for each gradient at such a draw: the first of an update, all of them with
+    `GaussianPerturbation`. With that sampler and a constant scope this is the
+    precision of IVON, `scope * p = h + delta` at `temperature = 1 / lambda`.
+    The quadratic term keeps p positive and errs upwards by the noise of the
+    product. It needs `start="stationary"` and a temperature above 0.
+
+    Args:
+        decay: Share of p that an observation keeps, a float in [0, 1).
+
+    Raises:
+        ValueError: If `decay` is out of its range.
+
+    References:
+        Shen et al., "Variational learning is effective for large deep
+        networks", ICML 2024, Algorithm 1; Lin, Schmidt, Khan, "Handling the
+        positive-definite constraint in the Bayesian learning rule", ICML 2020.
+    """
+
+    learns_from_draws: ClassVar[bool] = True
+
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        validation.require_fraction(decay=self.decay)
+        validation.normalize(self)
+
+    def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:  # noqa: D102
+        return [tf.ones(v.shape, v.dtype) for v in variables]
+
+    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:  # noqa: D102
+        del anchor
+        return [1.0 / factor for factor in slots]
+
+    def observe(  # noqa: D102
+        self,
+        slots: Any,
+        gradients: Tensors,
+        displacements: Sequence[tf.Tensor | None] = (),
+    ) -> Any:
+        def learned(factor: Any, gradient: Any, displacement: Any) -> Any:
+            if displacement is None:
+                return factor
+            target = 1.0 + gradient * displacement
+            change = (1.0 - self.decay) * (factor - target) / factor
+            return factor * (1.0 - change + 0.5 * tf.square(change))
+
+        return [
+            learned(*each)
+            for each in zip(slots, gradients, displacements, strict=True)
+        ]
+
+
 _BY_NAME: dict[str, type[Metric]] = {
     "identity": Identity,
     "relative": Relative,
     "rms_gradients": RMSGradients,
+    "learned": LearnedScope,
 }
 NAMES = tuple(_BY_NAME)
 

@@ -155,6 +155,15 @@ class HyperParameters:
              or self.scope != 0,
              "positive with start='stationary', whose law has deviation "
              "sqrt(temperature / scope)"),
+            ("start",
+             not self.metric.learns_from_draws or self.start == "stationary",
+             "'stationary' with metric='learned', which learns from a draw "
+             "around the weights"),
+            ("temperature",
+             not self.metric.learns_from_draws
+             or callable(self.temperature)
+             or self.temperature > 0,
+             "positive with metric='learned', which learns from noise"),
             ("seed",
              validation.is_integer(self.seed, -2**63) and self.seed < 2**63,
              "a 64-bit integer or None"),

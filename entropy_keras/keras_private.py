@@ -57,6 +57,44 @@ def build_on_symbols(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def batch_of_workers(iterator: Any) -> Any:
+    """Returns what a batch of several workers looks like, without any data.
+
+    Keras takes a batch of the data themselves to build a model from, and
+    reduces it over the replicas along an axis, which only works in one process
+    (keras #20585).
+
+    Args:
+        iterator: What Keras makes of the data of `fit` or `evaluate`.
+
+    Returns:
+        A structure of symbolic tensors.
+    """
+
+    def symbol(spec: Any) -> Any:
+        if isinstance(spec, tf.NoneTensorSpec):
+            return None
+        shape = [None, *spec.shape[1:]]
+        return keras.KerasTensor(shape, spec.dtype.name)
+
+    specs = iterator._distributed_dataset.element_spec
+    # With several replicas in a process, the spec of each is within one.
+    return tf.nest.map_structure(
+        lambda spec: symbol(getattr(spec, "_value_specs", [spec])[0]), specs
+    )
+
+
+def global_seed() -> int | None:
+    """Returns the seed that `keras.utils.set_random_seed` has set.
+
+    Keras draws the order of arrays from it, and tells it nowhere.
+
+    Returns:
+        The seed, or `None` if there is none.
+    """
+    return tf.compat.v1.get_seed(0)[0]
+
+
 def moving_average(optimizer: keras.optimizers.Optimizer) -> Any:
     """Returns the variables that average the weights, for `SwapEMAWeights`.
 

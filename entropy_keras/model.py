@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from entropy_keras import batching
 from entropy_keras import compilation
@@ -134,8 +135,10 @@ class EntropyModel(keras.Model):
         super().compile(*args, **kwargs)
         bound = inspect.signature(super().compile).bind(*args, **kwargs)
         self._jit_argument = bound.arguments.get("jit_compile", "auto")
-        if self._multi_gradient() is not None:
-            replicas.check(self, self._jit_argument)
+        optimizer = self._multi_gradient()
+        replicas.check_strategy(self, several_gradients=optimizer is not None)
+        if optimizer is not None:
+            replicas.check(self, self._jit_argument, optimizer.chains)
             if self._jit_argument == "auto":
                 compilation.choose(self)
         self._entrust_states()
@@ -228,6 +231,10 @@ class EntropyModel(keras.Model):
             x, y, batch_size, *args, **kwargs
         )
         optimizer = self._multi_gradient() if self.compiled else None
+        if self.compiled:
+            replicas.check_agreement(
+                self.distribute_strategy, self._facts(bound.arguments)
+            )
         if optimizer is not None:
             replicas.check_data(self, x)
             if batching.group_fit_arguments(
@@ -247,12 +254,65 @@ class EntropyModel(keras.Model):
         """Returns the logs of one update from a group; see `keras.Model`."""
         bound = inspect.signature(super().train_on_batch).bind(*args, **kwargs)
         optimizer = self._multi_gradient() if self.compiled else None
-        if optimizer is not None and not self.optimizer.built:
-            self._build_for(bound.arguments)
+        if optimizer is not None:
+            replicas.check_group(self, bound.arguments["x"])
+            if not self.optimizer.built:
+                self._build_for(bound.arguments)
         logs = super().train_on_batch(*args, **kwargs)
         if optimizer is not None:
             guard.raise_on_failure(optimizer)
         return logs
+
+    def _facts(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Returns what all workers must agree on before they train."""
+        facts = {
+            name: arguments.get(name)
+            for name in (
+                "batch_size",
+                "epochs",
+                "initial_epoch",
+                "steps_per_epoch",
+                "shuffle",
+            )
+        }
+        optimizer = self.optimizer
+        if optimizer is not None:
+            facts["optimizer"] = keras.saving.serialize_keras_object(optimizer)
+        if not isinstance(arguments["x"], tf.data.Dataset):
+            # Keras shuffles arrays on each worker, by this seed.
+            facts["seed"] = keras_private.global_seed()
+        facts["weights"] = [tuple(v.shape) for v in self.weights]
+        return facts
+
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
+        """Creates all variables; see `keras_private.batch_of_workers`."""
+        strategy = self.distribute_strategy
+        if iterator is None or not replicas.across_workers(strategy):
+            super()._maybe_symbolic_build(iterator, data_batch)
+            return
+        with strategy.scope():
+            keras_private.build_on_symbols(
+                self, keras_private.batch_of_workers(iterator)
+            )
+
+    def _shown(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Returns logs with the axis along which Keras reduces workers'."""
+        if not replicas.across_workers(self.distribute_strategy):
+            return logs
+        return tf.nest.map_structure(lambda x: tf.reshape(x, [1]), logs)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluates a batch; see `keras.Model`.
+
+        Args:
+            data: `x`, `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The current value of each metric by name.
+        """
+        return self._shown(super().test_step(data))
 
     def _build_for(self, arguments: dict[str, Any]) -> None:
         """Creates all variables before the train step is traced.
@@ -288,12 +348,12 @@ class EntropyModel(keras.Model):
         """
         optimizer = self._multi_gradient()
         if optimizer is None:
-            return super().train_step(data)
+            return self._shown(super().train_step(data))
         minibatch = batching.split(data, optimizer.minibatches_per_update)
         passes.build(self, minibatch(0))
         self._entrust_states()
         if not self.trainable_variables:
-            return super().train_step(data)
+            return self._shown(super().train_step(data))
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         gradient_at = passes.GradientAt(
@@ -301,11 +361,14 @@ class EntropyModel(keras.Model):
             minibatch,
             optimizer.clip,
             synchronized=optimizer.chains == "synchronized",
+            counts=batching.num_samples(data) > 0
+            if replicas.count() > 1
+            else None,
             jit_compile=self._jit_argument is not False,
         )
         change = update.compute(self, optimizer, gradient_at)
         replicas.write(change.ok, change.changes, change.always)
-        return change.logs
+        return self._shown(change.logs)
 
 
 def _unpickled(content: Any) -> EntropyModel:

@@ -111,6 +111,7 @@ class GradientAt:
         minibatch: Returns the mini-batch of an index.
         clip: Clips gradients.
         synchronized: Whether each gradient is averaged over the replicas.
+        counts: Whether this replica has data, a scalar; `None` if it has.
         jit_compile: Whether what runs beside it may be compiled with XLA.
 
     Attributes:
@@ -125,10 +126,12 @@ class GradientAt:
         clip: Callable[[Sequence[Any]], list[Any]],
         *,
         synchronized: bool = False,
+        counts: Any = None,
         jit_compile: bool = True,
     ) -> None:
         self.variables = model.trainable_variables
         self.jit_compile = jit_compile
+        self.counts = counts
         self.first: Tensors = []
         self.report: Pass | None = None
         self.batch: Any = None
@@ -169,7 +172,7 @@ class GradientAt:
         ]
         gradients = list(result.gradients)
         if self._synchronized:
-            gradients = replicas.mean(gradients)
+            gradients = replicas.mean(gradients, self.counts)
         gradients = [
             tf.zeros_like(p) if g is None else g
             for p, g in zip(position, self._clip(gradients), strict=True)

@@ -3,6 +3,8 @@
 Without a strategy there is one replica, and nothing here costs anything.
 """
 
+import hashlib
+import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from entropy_keras import keras_private
 from entropy_keras import validation
 
 # A pair of a variable and a value for it.
@@ -19,30 +22,76 @@ Valued = tuple[keras.Variable, tf.Tensor]
 _SEED_STRIDE = 1_000_003
 
 
-def check(model: keras.Model, jit_compile: Any) -> None:
+# Strategies that are refused, whatever the optimizer, and why.
+_REFUSED = {
+    "CentralStorageStrategy": "keeps one copy of the weights, which the "
+    "variables of Keras 3 do not know how to update from several replicas",
+    "ParameterServerStrategy": "lets workers update weights at different "
+    "times, so there is no update that all of them make together",
+}
+# Those that are refused for optimizers of several gradients only.
+_REFUSED_CHAINS = {
+    "TPUStrategy": "compiles a step as a whole, where replicas cannot leave "
+    "the step to write together what all of them found",
+}
+_KNOWN = (
+    tf.distribute.MirroredStrategy,
+    tf.distribute.MultiWorkerMirroredStrategy,
+    tf.distribute.OneDeviceStrategy,
+)
+
+
+def check_strategy(model: keras.Model, *, several_gradients: bool) -> None:
+    """Refuses a strategy under which training would go wrong.
+
+    Args:
+        model: A compiled model.
+        several_gradients: Whether its optimizer needs several an update.
+
+    Raises:
+        ValueError: If it was made under such a strategy.
+    """
+    strategy = model.distribute_strategy
+    with strategy.scope():
+        if not tf.distribute.has_strategy():
+            return
+    refused = _REFUSED | (_REFUSED_CHAINS if several_gradients else {})
+    names = [cls.__name__.removesuffix("V2") for cls in type(strategy).__mro__]
+    for name in names:
+        validation.require(
+            name not in refused,
+            "strategy",
+            "a OneDeviceStrategy, MirroredStrategy or "
+            f"MultiWorkerMirroredStrategy: a {name} {refused.get(name)}",
+            type(strategy).__name__,
+        )
+    if several_gradients:
+        validation.require(
+            isinstance(strategy, _KNOWN),
+            "strategy",
+            "a OneDeviceStrategy, MirroredStrategy or "
+            "MultiWorkerMirroredStrategy, under which replicas can share "
+            "what they found",
+            type(strategy).__name__,
+        )
+
+
+def check(model: keras.Model, jit_compile: Any, chains: str) -> None:
     """Refuses what an update of several gradients cannot do on replicas.
 
     Args:
         model: A compiled model.
         jit_compile: The argument of `compile`.
+        chains: That of the optimizer.
 
     Raises:
         ValueError: If it is compiled so that it cannot work.
     """
     strategy = model.distribute_strategy
-    known = (tf.distribute.MirroredStrategy, tf.distribute.OneDeviceStrategy)
     name = type(strategy).__name__
     with strategy.scope():
         if not tf.distribute.has_strategy():
             return
-    validation.require(
-        isinstance(strategy, known),
-        "strategy",
-        "a MirroredStrategy or OneDeviceStrategy for an optimizer of several "
-        "gradients: others share variables in ways that its replicas, which "
-        "each run a chain of their own, cannot",
-        name,
-    )
     validation.require(
         jit_compile is not True,
         "jit_compile",
@@ -56,6 +105,90 @@ def check(model: keras.Model, jit_compile: Any) -> None:
         f"1 under a {name}, where Keras fails otherwise (keras #19246)",
         model.steps_per_execution,
     )
+    if strategy.num_replicas_in_sync > 1:
+        _check_normalizations(model, chains)
+
+
+def _check_normalizations(model: keras.Model, chains: str) -> None:
+    """Looks for statistics of batches that do not fit the chains."""
+    for layer in keras_private.layers_within(model):
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            continue
+        validation.require(
+            not layer.synchronized or chains == "synchronized",
+            "chains",
+            "'synchronized' for a model with "
+            "BatchNormalization(synchronized=True), whose replicas talk in "
+            "every pass, which those with chains of their own cannot",
+            chains,
+        )
+        if chains == "synchronized" and not layer.synchronized:
+            warnings.warn(
+                f"Each replica normalizes its own rows in layer {layer.name!r},"
+                " so chains='synchronized' does not give the result of one "
+                "device. BatchNormalization(synchronized=True) does.",
+                stacklevel=4,
+            )
+
+
+def across_workers(strategy: Any) -> bool:
+    """Returns whether the replicas of a strategy are in several processes.
+
+    Args:
+        strategy: Any.
+    """
+    return isinstance(
+        strategy, tf.distribute.MultiWorkerMirroredStrategy
+    ) and strategy.num_replicas_in_sync > len(strategy.extended.worker_devices)
+
+
+def is_chief(strategy: Any) -> bool:
+    """Returns whether this process is the one to write files.
+
+    Args:
+        strategy: Any.
+    """
+    if not across_workers(strategy):
+        return True
+    resolver = strategy.cluster_resolver
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
+
+
+def check_agreement(strategy: Any, facts: dict[str, Any]) -> None:
+    """Refuses arguments that are not the same on every worker.
+
+    All workers have to call it.
+
+    Args:
+        strategy: The strategy of the model.
+        facts: What has to be the same, by the name of the argument.
+
+    Raises:
+        ValueError: If something differs.
+    """
+    if not across_workers(strategy):
+        return
+    digests = [
+        int.from_bytes(hashlib.sha256(repr(f).encode()).digest()[:4]) >> 1
+        for f in facts.values()
+    ]
+
+    @tf.function
+    def gathered() -> tf.Tensor:
+        ours = strategy.run(lambda: tf.constant([digests], tf.int32))
+        return strategy.gather(ours, axis=0)
+
+    theirs = gathered().numpy()
+    for i, (name, value) in enumerate(facts.items()):
+        validation.require(
+            (theirs[:, i] == digests[i]).all(),
+            name,
+            "the same on every worker: call keras.utils.set_random_seed with "
+            "one seed before anything else, and pass the same arguments",
+            value,
+        )
 
 
 def check_data(model: keras.Model, data: Any) -> None:
@@ -76,6 +209,26 @@ def check_data(model: keras.Model, data: Any) -> None:
         "replicas: Keras hands each of them whole batches of a generator; "
         "make it a data set by tf.data.Dataset.from_generator",
         type(data),
+    )
+
+
+def check_group(model: keras.Model, group: Any) -> None:
+    """Refuses a group that Keras would hand to every replica whole.
+
+    Args:
+        model: A compiled model.
+        group: The argument `x` of `train_on_batch`.
+
+    Raises:
+        ValueError: If there are several replicas.
+    """
+    validation.require(
+        model.distribute_strategy.num_replicas_in_sync == 1,
+        "x",
+        "given to `fit` on several replicas: `train_on_batch` of Keras hands "
+        "each of them all rows; `fit(x, y, batch_size=rows / "
+        "minibatches_per_update, shuffle=False)` makes the same update",
+        type(group),
     )
 
 
@@ -108,12 +261,14 @@ def number() -> Any:
     return tf.distribute.get_replica_context().replica_id_in_sync_group
 
 
-def mean(tensors: Sequence[Any]) -> list[Any]:
+def mean(tensors: Sequence[Any], counts: Any = None) -> list[Any]:
     """Averages tensors over the replicas, in one all-reduce for each type.
 
     Args:
         tensors: Tensors. `None` stays, and so does what is not floating:
             whatever counts has the same number everywhere.
+        counts: Whether this replica counts, which one without data does not: a
+            scalar. At least one has to.
 
     Returns:
         As many, the same on each replica.
@@ -121,14 +276,19 @@ def mean(tensors: Sequence[Any]) -> list[Any]:
     result = list(tensors)
     if count() == 1:
         return result
+    if counts is None:
+        counts = tf.constant(True)
     context = tf.distribute.get_replica_context()
     present = [
         i for i, t in enumerate(result) if t is not None and t.dtype.is_floating
     ]
-    for dtype in {result[i].dtype for i in present}:
+    for dtype in {result[i].dtype: None for i in present}:
         members = [i for i in present if result[i].dtype == dtype]
         flat = tf.concat([tf.reshape(result[i], [-1]) for i in members], 0)
+        flat = tf.where(counts, flat, tf.zeros_like(flat))  # of none, NaN
+        flat = tf.concat([flat, [tf.cast(counts, dtype)]], 0)
         flat = context.all_reduce(tf.distribute.ReduceOp.MEAN, flat)
+        flat = flat[:-1] / flat[-1]
         sizes = [tf.size(result[i]) for i in members]
         for i, part in zip(members, tf.split(flat, sizes), strict=True):
             result[i] = tf.reshape(part, tf.shape(result[i]))

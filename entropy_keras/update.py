@@ -69,6 +69,7 @@ def compute(
         proposal,
         [(v, x) for v, x in updates if id(v) not in metrics | carried],
         report.loss,
+        gradient_at.counts,
     )
     gradients = [
         # Where there is no gradient, Keras warns and leaves the variable.
@@ -114,6 +115,7 @@ def _reduced(
     proposal: multi_gradient.Proposal,
     states: list[replicas.Valued],
     loss: tf.Tensor,
+    counts: Any,
 ) -> tuple[list[Any], list[Any], list[replicas.Valued], tf.Tensor]:
     """Averages over the replicas what they are to have in common.
 
@@ -121,18 +123,17 @@ def _reduced(
         proposal: That of this replica.
         states: State of the model that is not trained, with new values.
         loss: The reported loss.
+        counts: Whether this replica has data.
 
     Returns:
         Gradients, flattened slots, states and loss.
     """
     slots = [tf.convert_to_tensor(s) for s in tf.nest.flatten(proposal.slots)]
     means = iter(
-        replicas.mean([
-            *proposal.gradients,
-            *slots,
-            *(x for _, x in states),
-            loss,
-        ])
+        replicas.mean(
+            [*proposal.gradients, *slots, *(x for _, x in states), loss],
+            counts,
+        )
     )
     return (
         [next(means) for _ in proposal.gradients],

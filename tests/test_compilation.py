@@ -139,3 +139,13 @@ def test_training_with_auto_equals_training_with_xla():
         weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_replicas_of_a_strategy_are_not_compiled():
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        model = entropy_keras.EntropyModel.from_model(
+            keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+        )
+        assert compilation.prefers_xla(model)
+        model.compile(entropy_keras.EntropySGD(1.0), loss="mse")
+    assert model.jit_compile is False

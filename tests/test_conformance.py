@@ -76,6 +76,36 @@ CONFIGURATIONS = {
         num_langevin_steps=3,
         seed=1,
     ),
+    "sghmc": lambda: EntropySGD(
+        0.5, sampler="sghmc", metric="relative", temperature=1e-4, seed=1
+    ),
+    "sgnht": lambda: EntropySGD(
+        0.5,
+        sampler="sgnht",
+        metric="learned",
+        temperature=1e-4,
+        start="stationary",
+        scope=1.0,
+        seed=1,
+    ),
+    "santa": lambda: EntropySGD(
+        0.5,
+        sampler="santa",
+        metric="rms_gradients",
+        temperature=1e-6,
+        langevin_learning_rate=1e-3,
+        seed=1,
+    ),
+    "perturbation": lambda: EntropySGD(
+        0.1,
+        sampler=entropy_keras.GaussianPerturbation(),
+        metric="learned",
+        estimator="mean_gradient",
+        temperature=1e-4,
+        start="stationary",
+        scope=1.0,
+        seed=1,
+    ),
     "sharpness_aware": lambda: entropy_keras.SharpnessAware(learning_rate=0.05),
     "sharpness_aware_momentum": lambda: entropy_keras.SharpnessAware(
         0.5, adaptive=True, direction="momentum", learning_rate=0.05

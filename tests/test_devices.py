@@ -48,8 +48,8 @@ def test_synchronized_chains_are_those_of_one_device(results):
 
 def test_one_reduction_of_all_weights_per_update(results):
     found = results["collectives"]
-    # All weights, statistics among them, and the loss.
-    assert found["reduced"] == [found["weights"] + 1]
+    # All weights, statistics among them, the loss, and how many have data.
+    assert found["reduced"] == [found["weights"] + 2]
 
 
 def test_a_bad_number_on_one_replica_stops_all(results):

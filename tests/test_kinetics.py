@@ -66,7 +66,7 @@ def metric_values(metric):
     """Returns M of three weights."""
     kernel = tf.constant([[0.3, -0.8, 1.2], [0.5, 0.4, -0.9]], tf.float64)
     slots = metric.initial_slots([keras.Variable(kernel, dtype="float64")])
-    slots = metric.observe(slots, [3 * kernel + 1])
+    slots = metric.observe(slots, [3 * kernel + 1], [100 * kernel])
     (values,) = metric.diagonal([kernel], slots)
     return None if values is None else values.numpy()[0]
 
@@ -310,6 +310,12 @@ MODES = {
 PERSISTENT = {
     "sgnht": {"sampler": "sgnht"},
     "santa": {"sampler": "santa", "metric": "rms_gradients"},
+    "perturbation": {
+        "sampler": entropy_keras.GaussianPerturbation(),
+        "metric": "learned",
+        "estimator": "mean_gradient",
+        "start": "stationary",
+    },
     "adam": {
         "sampler": entropy_keras.InnerOptimizer(keras.optimizers.Adam(0.01)),
         "metric": "rms_gradients",
@@ -335,7 +341,12 @@ def small_model(mode, arguments):
 
 @pytest.mark.parametrize(
     ("mode", "name"),
-    [("xla", "sgnht"), ("eager", "santa"), ("graph", "adam")],
+    [
+        ("xla", "sgnht"),
+        ("eager", "santa"),
+        ("graph", "adam"),
+        ("graph", "perturbation"),
+    ],
 )
 def test_what_lasts_is_resumed_bit_for_bit(mode, name, tmp_path):
     x = np.random.default_rng(0).normal(size=[60, 5]).astype("float32")

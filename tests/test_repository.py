@@ -8,6 +8,7 @@ import re
 import build_file
 import numpy as np
 import pytest
+import scipy.stats
 
 import entropy_keras
 
@@ -62,26 +63,46 @@ def test_readme_example_runs(tmp_path, monkeypatch):
 def test_readme_quotes_the_evidence():
     results = ROOT / "benchmarks" / "results"
     text = " ".join((ROOT / "README.md").read_text().split())
-    found = json.loads((results / "comparison" / "mnist_2k.json").read_text())
-    rows = {row["method"]: row for row in found["table"]}
-    for name, method in (
-        ("AdamW", "adamw"), ("SGD", "sgd"), ("SAM", "sam"),
-        ("Entropy-SGD", "entropy_sgd"),
-    ):  # fmt: skip
-        assert f"{name} {rows[method]['error']:.2f}" in text
-        errors = [
-            e
-            for winner in found["winners"]
-            if winner["method"] == method
-            for e in winner["test_error"]
-        ]
-        assert rows[method]["error"] == pytest.approx(np.mean(errors), abs=1e-3)
-    entropy = rows["entropy_sgd"]
-    behind = (
-        f"{entropy['behind_the_best']:.2f} ± {entropy['standard_error']:.2f}"
-    )
-    assert f"({behind} behind AdamW)" in text
-    assert f"untuned {rows['entropy_sgd_defaults']['error']:.2f}" in text
+    sets = ("mnist_2k", "mnist_2k_50", "mnist_2k_noise", "mnist_2k_noise_50")
+    tables, runs = [], []
+    for name in sets:
+        path = results / "comparison" / f"{name}.json"
+        found = json.loads(path.read_text())
+        tables.append({r["method"]: r["error"] for r in found["table"]})
+        errors = {}
+        for winner in found["winners"]:
+            errors.setdefault(winner["method"], []).append(winner["test_error"])
+        runs.append({m: np.array(e) for m, e in errors.items()})
+    for name, method in {
+        "SGD with Nesterov": "sgd",
+        "SGD, average of the weights": "sgd_ema",
+        "AdamW": "adamw",
+        "SAM": "sam",
+        "Entropy-SGD": "entropy_sgd",
+        "Entropy-SGD at a real temperature": "entropy_sgd_warm",
+        "AdamW inside that persists": "adam_inside",
+        "Entropy-SGD, defaults": "entropy_sgd_defaults",
+    }.items():
+        for each, errors in zip(tables, runs, strict=True):
+            assert errors[method].mean() == pytest.approx(
+                each[method], abs=1e-3
+            )
+        cells = " | ".join(f"{each[method]:.2f}" for each in tables)
+        assert f"| {name} | {cells} |" in text
+    noisy = runs[-1]
+    for ours, other, quoted in (
+        ("entropy_sgd", "sgd", "SGD (by {})"),
+        ("entropy_sgd", "sgd_ema", "its average ({})"),
+        ("entropy_sgd_warm", "adamw", "AdamW ({})"),
+    ):
+        difference = noisy[other] - noisy[ours]
+        error = max(
+            scipy.stats.sem(difference.mean(1)),
+            scipy.stats.sem(difference.ravel()),
+        )
+        assert difference.mean() > 2 * error
+        numbers = f"{difference.mean():.2f} ± {error:.2f}"
+        assert quoted.format(numbers) in text
     table = (results / "temperature" / "temperature.md").read_text()
     assert "| noise taken out | 0 | 10 | 8.11" in table
     assert "| noise taken out | 0.03 | 10 | 7.06" in table

@@ -402,6 +402,7 @@ def test_the_binary_trains(npz, tmp_path):
         ("--scope=-1", "flag --scope=-1"),
         ("--optimizer=rprop", "value should be one of <entropy_sgd|"),
         ("--scope=100", "error: `langevin_learning_rate` times `scope`"),
+        ("--strategy=multi_worker", "error: `strategy` must be 'none' or"),
         ("stray", "error: all arguments are flags. Received: ['stray']"),
     ],
 )

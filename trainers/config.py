@@ -6,6 +6,7 @@ from typing import Any
 from entropy_keras import hyperparameters
 
 EPOCH_UNITS = ("passes", "updates")
+STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Common:
         recalibrate: Whether statistics of batch normalization are refreshed
             before each evaluation.
         jit_compile: Whether to compile with XLA: `"auto"`, `"true"`, `"false"`.
+        strategy: Which devices train together, see `training.make_strategy`.
         seed: Seed of the split, the initial weights, the order and the noise.
         scope_growth: Growth of the scope of Entropy-SGD per update.
         maximum_scope: Cap of a growing scope, or `None`.
@@ -65,6 +67,7 @@ class Common:
     clipnorm: float | None = None
     recalibrate: bool = True
     jit_compile: str = "auto"
+    strategy: str = "none"
     seed: int = 0
     scope_growth: float = 0.0
     maximum_scope: float | None = None

@@ -10,13 +10,16 @@ Started again with the same flags, an interrupted run goes on where it was.
 
 import dataclasses
 import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from absl import app
 from absl import flags
 from absl import logging
+from tensorflow import errors
 
 from trainers import config
 from trainers import networks
@@ -149,6 +152,14 @@ flags.DEFINE_enum(
     ["auto", "true", "false"],
     "Whether to compile with XLA.",
 )
+flags.DEFINE_enum(
+    "strategy",
+    _DEFAULT.strategy,
+    config.STRATEGIES,
+    "Which devices train together: one; the GPUs of this machine; or the "
+    "processes that TF_CONFIG names, as `trainers.launch` starts them. The "
+    "batch size is that of all together.",
+)
 flags.DEFINE_integer(
     "seed", _DEFAULT.seed, "Seed of everything random.", lower_bound=0
 )
@@ -190,8 +201,34 @@ def main(arguments: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    configuration = config_from_flags()
+    if configuration.strategy != "multi_worker":
+        _train(configuration)
+        return
+    # A worker that went on after an error would pair what it sends with
+    # something else of the others, and one that ended as usual would wait.
+    status = 1
     try:
-        run = training.prepare(config_from_flags(), _WORKDIR.value)
+        _train(configuration)
+        status = 0
+    except SystemExit as end:
+        print(end.code, file=sys.stderr)
+    except (errors.UnavailableError, errors.AbortedError, errors.InternalError):
+        print(
+            "error: another worker has ended. Started again, the run goes on "
+            "from its last checkpoint.",
+            file=sys.stderr,
+        )
+    except Exception:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _train(configuration: config.Config) -> None:
+    try:
+        run = training.prepare(configuration, _WORKDIR.value)
     except ValueError as error:
         sys.exit(f"error: {error}")
     if run.splits.understood:

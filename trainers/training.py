@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import time
 from typing import Any
@@ -9,9 +10,10 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import entropy_keras
-from trainers import checkpoint
+from entropy_keras import replicas
 from trainers import config as config_lib
 from trainers import data
 from trainers import networks
@@ -28,7 +30,7 @@ class Run(NamedTuple):
     workdir: pathlib.Path
     splits: data.Data
     model: entropy_keras.EntropyModel
-    checkpoint: checkpoint.Checkpoint
+    checkpoint: entropy_keras.callbacks.Checkpoint
     passes: int
     gradients_per_update: int
 
@@ -70,15 +72,45 @@ def prepare(config: config_lib.Config, workdir: str | pathlib.Path) -> Run:
         ValueError: See `train_and_evaluate`.
     """
     workdir = pathlib.Path(workdir)
+    strategy = make_strategy(config.strategy)
     keras.utils.set_random_seed(config.seed)
     splits = load_data(config)
-    model, passes, gradients_per_update = _compiled_model(config, splits)
-    _claim(workdir, config, splits)
-    saved = checkpoint.Checkpoint(workdir)
+    with strategy.scope():
+        model, passes, gradients_per_update = _compiled_model(config, splits)
+    if replicas.is_chief(strategy):
+        _claim(workdir, config, splits)
+    saved = entropy_keras.callbacks.Checkpoint(workdir / "checkpoint.npz")
     saved.restore(model)
     return Run(
         config, workdir, splits, model, saved, passes, gradients_per_update
     )
+
+
+def make_strategy(name: str) -> Any:
+    """Returns which devices train together.
+
+    Args:
+        name: `"none"`; `"mirrored"`, the GPUs of this machine; or
+            `"multi_worker"`, the processes that the environment variable
+            TF_CONFIG names, which `trainers.launch` sets.
+
+    Returns:
+        A strategy, to be made before TensorFlow does anything.
+
+    Raises:
+        ValueError: If there is no TF_CONFIG for several workers.
+    """
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    if name == "multi_worker":
+        if not os.environ.get("TF_CONFIG"):
+            raise ValueError(
+                "`strategy` must be 'none' or 'mirrored' where the environment "
+                "variable TF_CONFIG does not name the workers: see "
+                "`trainers.launch`. Received: strategy=multi_worker"
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
 
 
 def load_data(config: config_lib.Config) -> data.Data:
@@ -119,6 +151,8 @@ def finish(run: Run) -> dict[str, Any]:
     if len(run.checkpoint.rows) < run.passes:
         _fit(run)
     metrics = _evaluate(run)
+    if not replicas.is_chief(run.model.distribute_strategy):
+        return metrics
     config, rows = run.config, run.checkpoint.rows
     report.write_history(run.workdir / "history.csv", rows)
     report.plot_curves(
@@ -275,7 +309,7 @@ class _Accounting(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         del epoch
-        updates = int(self.model.optimizer.iterations)
+        updates = int(self.model.optimizer.iterations.numpy())
         logs["updates"] = updates
         logs["gradient_evaluations"] = updates * self._gradients_per_update
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
@@ -296,9 +330,14 @@ def _fit(run: Run) -> None:
         _Accounting(
             run.gradients_per_update, rows[-1]["seconds"] if rows else 0.0
         ),
-        keras.callbacks.TensorBoard(run.workdir / "logs", write_graph=False),
         run.checkpoint,
     ]
+    chief = replicas.is_chief(run.model.distribute_strategy)
+    if chief:
+        logs = keras.callbacks.TensorBoard(
+            run.workdir / "logs", write_graph=False
+        )
+        callbacks.insert(-1, logs)
     run.model.fit(
         order.dataset,
         epochs=run.passes,
@@ -307,7 +346,7 @@ def _fit(run: Run) -> None:
         validation_batch_size=EVALUATION_BATCH_SIZE,
         callbacks=callbacks,
         shuffle=False,
-        verbose=2,
+        verbose=2 if chief else 0,
     )
 
 

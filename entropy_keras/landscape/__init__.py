@@ -33,6 +33,8 @@ from entropy_keras.landscape.hessian import hessian_matrix
 from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.plan import Plan
+from entropy_keras.landscape.predictions import LocalPredictions
+from entropy_keras.landscape.predictions import local_predictions
 from entropy_keras.landscape.products import gauss_newton_operator
 from entropy_keras.landscape.products import gauss_newton_vector_product
 from entropy_keras.landscape.products import hessian_operator
@@ -66,6 +68,7 @@ __all__ = [
     "FlatnessReport",
     "LocalEntropy",
     "LocalEntropyEstimate",
+    "LocalPredictions",
     "Measured",
     "Objective",
     "Plan",
@@ -90,6 +93,7 @@ __all__ = [
     "local_entropy",
     "local_entropy_1d",
     "local_entropy_gradient",
+    "local_predictions",
     "log_loss",
     "loss_slice",
     "loss_surface",

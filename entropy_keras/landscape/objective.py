@@ -195,6 +195,20 @@ class Objective:
                     loss += tf.cast(term, loss.dtype)
         return predictions, tf.cast(loss, self.dtype)
 
+    def outputs(self, weights: Sequence[tf.Tensor], x: Any) -> Any:
+        """Predicts, as in inference, and assigns nothing.
+
+        Args:
+            weights: Values that stand in for the variables.
+            x: Inputs.
+
+        Returns:
+            What the model returns.
+        """
+        mapping = list(zip(self.variables, weights, strict=True))
+        with keras.StatelessScope(mapping):
+            return self._model(x, training=False)
+
     def batch_loss_and_gradient(
         self, position: tf.Tensor, batch: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:

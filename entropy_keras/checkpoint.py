@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-FILE_NAME = "checkpoint.npz"
+from entropy_keras import replicas
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
@@ -24,33 +24,57 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 class Checkpoint(keras.callbacks.Callback):
     """Writes a checkpoint after every epoch, and restores the last one.
 
-    The file is replaced in one step: a run killed at any moment leaves the
-    checkpoint of the last whole epoch.
+    Training that goes on from it equals training that was never interrupted,
+    bit for bit, if the order of the data is a function of the epoch. The file
+    is replaced in one step: a run killed at any moment leaves the checkpoint of
+    the last whole epoch. On several workers, which all restore it, the chief
+    alone writes it; with `keras.callbacks.BackupAndRestore` all would.
 
     Args:
-        workdir: Folder of the run.
+        path: The file, of name `*.npz`. Several workers have to see the same.
 
     Attributes:
         rows: The logs of each epoch so far, as JSON-ready dictionaries.
+
+    Example:
+    >>> import tempfile
+    >>> inputs = keras.Input([2])
+    >>> model = entropy_keras.EntropyModel(
+    ...     inputs, keras.layers.Dense(1)(inputs)
+    ... )
+    >>> model.compile(entropy_keras.EntropySGD(), loss="mse")
+    >>> checkpoint = Checkpoint(tempfile.mkdtemp() + "/checkpoint.npz")
+    >>> done = checkpoint.restore(model)
+    >>> x = np.ones([40, 2])
+    >>> history = model.fit(
+    ...     x, x[:, :1], epochs=2, initial_epoch=done, callbacks=[checkpoint],
+    ...     verbose=0,
+    ... )
+    >>> checkpoint.restore(model)
+    2
     """
 
-    def __init__(self, workdir: pathlib.Path) -> None:
+    def __init__(self, path: str | pathlib.Path) -> None:
         super().__init__()
-        self.path = workdir / FILE_NAME
+        self.path = pathlib.Path(path)
         self.rows: list[dict[str, Any]] = []
 
-    def restore(self, model: keras.Model) -> None:
+    def restore(self, model: keras.Model) -> int:
         """Restores a compiled model and `rows` from the file, if there is one.
 
         Args:
             model: The model, built and compiled as when it was saved.
 
+        Returns:
+            How many epochs are done, the `initial_epoch` of `fit`.
+
         Raises:
             ValueError: If the file belongs to another model or optimizer.
         """
-        model.optimizer.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
         if not self.path.exists():
-            return
+            return 0
         with np.load(self.path) as arrays:
             values = [arrays[f"v{i}"] for i in range(len(arrays.files) - 1)]
             self.rows = json.loads(str(arrays["rows"]))
@@ -58,11 +82,12 @@ class Checkpoint(keras.callbacks.Callback):
         shapes = [tuple(v.shape) for v in variables]
         if [value.shape for value in values] != shapes:
             raise ValueError(
-                "`workdir` must hold a checkpoint of the same network and "
-                f"optimizer, or none. Received: workdir={self.path.parent}"
+                "`path` must hold a checkpoint of the same network and "
+                f"optimizer, or none. Received: path={self.path}"
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        return len(self.rows)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the checkpoint.
@@ -76,6 +101,8 @@ class Checkpoint(keras.callbacks.Callback):
             for name, value in (logs or {}).items()
         }
         self.rows.append(row)
+        if not replicas.is_chief(self.model.distribute_strategy):
+            return
         values = {
             f"v{i}": v.numpy() for i, v in enumerate(_variables(self.model))
         }
