@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -61,6 +62,16 @@ class Noise(NamedTuple):
         return noise.standard_normal(like.shape, like.dtype, key)
 
 
+class NoiseSource(Protocol):
+    """What a chain asks for noise; `Noise` says what the methods do."""
+
+    def keys(self, count: int, step: tf.Tensor | int, stream: int) -> Tensors:
+        """Returns the key of each variable's noise at one step."""
+
+    def normal(self, like: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Returns standard normals under a key, of the shape of a tensor."""
+
+
 class State(NamedTuple):
     """What goes from step to step.
 
@@ -107,7 +118,7 @@ class Chain:
 
     sampler: kinetics.Sampler
     settings: Sequence[kinetics.Setting]
-    noise: Noise
+    noise: NoiseSource
     estimator: estimators.Estimator
     averaging_rate: float | None = None
     scale_by_scope: bool = False

@@ -26,18 +26,9 @@ class SideBySide(kinetics.Sampler):
         sampler: What moves each chain.
 
     Example:
-    >>> each = kinetics.scaled(tf.constant([[0.1], [0.2]]), None)
-    >>> settings = [Setting(each, tf.constant(1.0), tf.constant(1.0))]
-    >>> sampler = SideBySide(samplers.SGNHT())
-    >>> ones = [tf.ones([2, 3])]
-    >>> memory = sampler.start(
-    ...     ones, ones, settings, sampler.initial_slots(ones)
-    ... )
-    >>> position, memory = sampler.step(
-    ...     ones, ones, ones, ones, memory, settings
-    ... )
-    >>> [friction] = memory[1]  # one for each chain
-    >>> friction.shape.as_list()
+    >>> two = SideBySide(entropy_keras.SGNHT())
+    >>> (frictions,) = two.initial_slots([tf.zeros([2, 3])])
+    >>> frictions.shape.as_list()  # one for each chain
     [2]
     """
 
@@ -64,12 +55,14 @@ class SideBySide(kinetics.Sampler):
     ) -> Any:
         if self._is_elementwise:
             return self.sampler.start(position, noise, settings, slots)
-        return tf.vectorized_map(
-            lambda chain: self.sampler.start(
-                *chain[:2], _with_metrics(chain[2], settings), chain[3]
-            ),
-            (position, noise, _by_chain(settings, position), slots),
-        )
+
+        def one(chain: Any) -> Any:
+            position, noise, numbers, slots = chain
+            own = _with_metrics(numbers, settings)
+            return self.sampler.start(position, noise, own, slots)
+
+        numbers = _by_chain(settings, position)
+        return tf.vectorized_map(one, (position, noise, numbers, slots))
 
     def step(  # noqa: D102
         self,
@@ -84,15 +77,18 @@ class SideBySide(kinetics.Sampler):
             return self.sampler.step(
                 position, gradients, anchor, noise, memory, settings
             )
+
+        def one(chain: Any) -> Any:
+            position, gradients, anchor, noise, memory, numbers = chain
+            own = _with_metrics(numbers, settings)
+            return self.sampler.step(
+                position, gradients, anchor, noise, memory, own
+            )
+
+        numbers = _by_chain(settings, position)
         return tf.vectorized_map(
-            lambda chain: self.sampler.step(
-                *chain[:5], _with_metrics(chain[5], settings)
-            ),
-            (
-                position, gradients, anchor, noise, memory,
-                _by_chain(settings, position),
-            ),
-        )  # fmt: skip
+            one, (position, gradients, anchor, noise, memory, numbers)
+        )
 
 
 def _by_chain(settings: Sequence[Setting], position: Tensors) -> Any:
@@ -112,6 +108,6 @@ def _by_chain(settings: Sequence[Setting], position: Tensors) -> Any:
 def _with_metrics(numbers: Any, settings: Sequence[Setting]) -> list[Setting]:
     """Returns the settings of one chain."""
     return [
-        Setting(*own, setting.metric)
+        setting._replace(step_size=own[0], scope=own[1], temperature=own[2])
         for own, setting in zip(numbers, settings, strict=True)
     ]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.sparse.linalg import LinearOperator
 
 from entropy_keras import chain as chain_lib
 from entropy_keras import estimators
@@ -22,7 +23,7 @@ from entropy_keras.side_by_side import SideBySide
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
-Measure = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Measure = Callable[["Walk", tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +103,9 @@ class Chains:
         )
         self.objective = objective
         self.minibatch_size = minibatch_size
-        self._evaluate = self._over_data(_loss_and_gradient)
+        self.evaluate = self._over_data(_loss_and_gradient)
         self._losses = self._over_data(Objective.batch_loss)
-        self._moments = self.walker(lambda *moments: tf.stack(moments))
+        self._moments = self.walker(lambda walk, *moments: tf.stack(moments))
         self._compiled_draw = _compiled(self._draw)
         self.hessian_product = hessian_product(objective)
 
@@ -191,8 +192,9 @@ class Chains:
         """Returns a compiled function that lets chains take steps.
 
         Args:
-            measure: What to sum over the steps: a tensor of the displacements
-                and gradients where each begins, both of shape `[chains, n]`.
+            measure: What to sum over the steps: a tensor of the chains, and of
+                the displacements and gradients where each step begins, both of
+                shape `[chains, n]`.
 
         Returns:
             A function of chains and a number of steps, which returns the chains
@@ -251,14 +253,34 @@ class Chains:
         """
         anchor = self.objective.position()
         drawn = anchor + plan.deviation * self._start(plan)
-        largest = 0.0
-        for position in (anchor, *drawn):
-            hessian = operator(self.objective, self.hessian_product, position)
-            if not np.isfinite(hessian.matvec(anchor.numpy())).all():
-                return np.nan
-            found = extremes(hessian, 1, 1e-2, 100, plan.seed)
-            largest = max(largest, found.largest[0] + found.largest_errors[0])
-        return largest
+        found = [self.curvature(x, plan.seed) for x in (anchor, *drawn)]
+        return float(np.max([0.0, *found]))  # NaN if one of them is
+
+    def curvature(
+        self, position: tf.Tensor, seed: int, metric: Any = 1.0
+    ) -> float:
+        """Returns the largest eigenvalue of the Hessian in a metric.
+
+        Args:
+            position: Where, of shape `[n]`.
+            seed: Of the start of Lanczos's method.
+            metric: The metric M, of shape `[n]`, or 1.
+
+        Returns:
+            That of `sqrt(M) H sqrt(M)`; NaN if not finite.
+        """
+        hessian = operator(self.objective, self.hessian_product, position)
+        root = np.sqrt(metric)
+        scaled = LinearOperator(
+            hessian.shape,
+            matvec=lambda vector: root * hessian.matvec(root * vector),
+            dtype=hessian.dtype,
+        )
+        scaled.precision = hessian.precision
+        if not np.isfinite(scaled.matvec(position.numpy())).all():
+            return np.nan
+        found = extremes(scaled, 1, 1e-2, 100, seed)
+        return float(found.largest[0] + found.largest_errors[0])
 
     def _over_data(self, function: Callable[..., tf.Tensor]) -> Any:
         """Returns a function of positions `[chains, n]` and a seed.
@@ -328,9 +350,9 @@ class Chains:
             trace: tf.TensorArray,
         ) -> tuple[Any, ...]:
             (position,) = state.position
-            evaluated = self._evaluate(position, [seed, 2 * step + 1])
+            evaluated = self.evaluate(position, [seed, 2 * step + 1])
             loss, gradient = evaluated[:, 0], evaluated[:, 1:]
-            total += measure(position - anchor, gradient)
+            total += measure(walk, position - anchor, gradient)
             trace = trace.write(step - walk.step, loss)
             state = chain.advance(
                 state, [walk.couplings * gradient], [anchor], step + 1
@@ -344,7 +366,7 @@ class Chains:
             (
                 walk.step,
                 walk.state,
-                tf.zeros_like(measure(anchor, anchor)),
+                tf.zeros_like(measure(walk, anchor, anchor)),
                 tf.TensorArray(anchor.dtype, num_steps),
             ),
         )
@@ -401,7 +423,9 @@ class _Noise(NamedTuple):
 
     seed: tf.Tensor
 
-    def keys(self, count: int, step: tf.Tensor, stream: int) -> list[tf.Tensor]:
+    def keys(
+        self, count: int, step: tf.Tensor | int, stream: int
+    ) -> list[tf.Tensor]:
         """Returns the keys of the only tensor there is."""
         del count
         # Odd numbers belong to minibatches. Streams differ at the start alone.

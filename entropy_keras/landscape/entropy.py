@@ -327,8 +327,9 @@ def local_entropy_gradient(
     )
     found = diagnose(samples.losses, steps * curvature)
     (reason,) = found.faults
-    gradient = of_chains.mean(0)
-    error = of_chains.std(0, ddof=1) / np.sqrt(num_chains)
+    with np.errstate(invalid="ignore"):  # Infinities of both signs.
+        gradient = of_chains.mean(0)
+        error = of_chains.std(0, ddof=1) / np.sqrt(num_chains)
     if not reason and not np.isfinite([gradient, error]).all():
         reason = "the gradient is not finite"
     if reason:
