@@ -132,8 +132,8 @@ def local_predictions(
     Returns:
         Means and deviations, with the diagnostics of the chains. A warning
         says why they are not to be trusted: if split R-hat exceeds 1.2, if they
-        are worth fewer than 50 independent samples, if the step size times the
-        largest curvature reaches 1, or if their temperature is a fifth off.
+        are worth fewer than 50 independent samples, or if their temperature is
+        a fifth off.
 
     Raises:
         ValueError: If an argument cannot be; see also `Objective` and `Plan`.
@@ -259,11 +259,9 @@ class Predictor:
                 value,
             )
         diagonal = self._diagonal(geometry.get(metric), plan)
-        curvature, (step,) = self._step_size(plan, diagonal)
-        steps = np.full(plan.num_chains, step)
-        walk = self._chains.begin(
-            plan, steps, np.ones(len(steps)), metric=diagonal
-        )
+        step = self._step_size(plan, diagonal)
+        ones = np.ones(plan.num_chains)
+        walk = self._chains.begin(plan, step * ones, ones, metric=diagonal)
         walk, *_ = self._walk(walk, num_samples // 2 * steps_per_sample)
         total = _Total()
         losses, products = [], []
@@ -278,20 +276,20 @@ class Predictor:
             np.array(losses),
             np.array(products) / self._chains.objective.num_parameters,
             step,
-            curvature,
         )
 
-    def _step_size(
-        self, plan: Plan, diagonal: tf.Tensor | None
-    ) -> tuple[float, np.ndarray]:
-        """Returns the largest curvature, and the step size for it."""
-        position = self._chains.objective.position()
-        curvature = self._chains.curvature(
-            position, plan.seed, 1.0 if diagonal is None else diagonal.numpy()
-        )
-        steps = plan.step_sizes(np.ones(1), max(curvature, 0.0))
-        self._chains.sampler.check_stability(float(steps[0]), plan.scope)
-        return curvature, steps
+    def _step_size(self, plan: Plan, diagonal: tf.Tensor | None) -> float:
+        """Returns the step size, by the curvature if the plan has none."""
+        curvature = 0.0
+        if plan.step_size is None:
+            curvature = self._chains.curvature(
+                self._chains.objective.position(),
+                plan.seed,
+                1.0 if diagonal is None else diagonal.numpy(),
+            )
+        (step,) = plan.step_sizes(np.ones(1), max(curvature, 0.0))
+        self._chains.sampler.check_stability(float(step), plan.scope)
+        return float(step)
 
     def _diagonal(
         self, metric: geometry.Metric, plan: Plan
@@ -366,7 +364,6 @@ class _Total:
         losses: np.ndarray,
         temperatures: np.ndarray,
         step: float,
-        curvature: float,
     ) -> LocalPredictions:
         """Returns means and diagnostics.
 
@@ -375,7 +372,6 @@ class _Total:
             losses: Losses of shape `[samples, chains]`.
             temperatures: Temperatures, likewise.
             step: Step size.
-            curvature: The largest curvature.
 
         Returns:
             The predictions.
@@ -383,7 +379,7 @@ class _Total:
         main = _most_varied(np.array(self._some)).reshape(losses.shape)
         found = mixing.diagnose(
             np.stack([losses, main, temperatures], -1),
-            np.full(3, step * curvature),
+            np.zeros(3),
         )
         (*_, measured), (*_, error) = found.mean, found.standard_error
         faults = list(found.faults)
@@ -399,7 +395,7 @@ class _Total:
             float(found.effective_sample_size.min()),
             float(found.r_hat.max()),
             float(measured),
-            float(step),
+            step,
             next((fault for fault in faults if fault), ""),
         )
 
