@@ -123,9 +123,7 @@ def test_less_than_two_errors_is_the_same():
 
 
 def test_trials_are_within_their_space_and_edges_are_told():
-    method = methods.Method(
-        lambda *_: None, {"a": (1e-3, 1.0)}, {"b": (1, 2)}
-    )
+    method = methods.Method(lambda *_: None, {"a": (1e-3, 1.0)}, {"b": (1, 2)})
     drawn = methods.trials(method, 200, seed=3)
     values = np.array([v["a"] for v, _ in drawn])
     assert values.min() >= 1e-3
@@ -144,5 +142,3 @@ def test_wrong_labels_are_as_many_as_asked_for():
     noisy = sets.with_wrong_labels(Y, 0.2)
     assert (noisy != Y).mean() == pytest.approx(0.2, abs=1e-3)
     assert set(noisy) == set(range(10))
-
-

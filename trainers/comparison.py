@@ -103,8 +103,10 @@ class Runner:
             self._refresh.set_model(self.model)
         self._logits = tf.function(
             lambda x: self.model(x, training=False),
+            input_signature=[
+                tf.TensorSpec([None, *data[0].shape[1:]], self._data[0].dtype)
+            ],
             jit_compile=False,
-            reduce_retracing=True,
         )
 
     def run(

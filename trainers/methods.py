@@ -101,6 +101,7 @@ class Method:
         }
 
 
+_NONE_BELOW = {"weight_decay", "scope", "temperature"}
 _DECAY = {"weight_decay": (1e-6, 0.1)}
 _SGD = keras.optimizers.SGD
 
@@ -410,7 +411,8 @@ def at_edge(
         margin: What is near, as a share of the logarithmic range.
 
     Returns:
-        Names of knobs and choices.
+        Names of knobs and choices. The lower end of a weight decay, scope or
+        temperature stands for none at all, and is no edge.
 
     Example:
     >>> values = {"learning_rate": 0.9, "weight_decay": 1e-3}
@@ -421,7 +423,8 @@ def at_edge(
     for name, (low, high) in method.space.items():
         if low < high:
             share = math.log(values[name] / low) / math.log(high / low)
-            if not margin <= share <= 1 - margin:
+            least = 0.0 if name in _NONE_BELOW else margin
+            if not least <= share <= 1 - margin:
                 found.append(name)
     for name, options in method.choices.items():
         if len(options) > 2 and choices[name] in {min(options), max(options)}:

@@ -95,11 +95,11 @@ def plot_curves(
             if cost == "updates":
                 axes.set_xscale("symlog", linthresh=10)
         row[0].set_ylabel(label)
-        row[0].set_yscale("log")
         # The start, by chance alone, would leave no room for the rest.
         ends = np.concatenate([curve[what][2:] for curve in curves.values()])
         ends = ends[np.isfinite(ends)]
-        row[0].set_ylim(0.95 * ends.min(), 1.05 * np.quantile(ends, 0.97))
+        low, high = ends.min(), np.quantile(ends, 0.97)
+        row[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     figure.legend(
         *panels[0, 0].get_legend_handles_labels(),
         loc="outside right upper",
