@@ -30,6 +30,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from trainers import ablation
 from trainers import methods
 from trainers import pictures
 from trainers import report
@@ -104,12 +105,26 @@ _EARLY_STOPPING = flags.DEFINE_bool(
     "Whether all runs of all methods end with the weights that had the least "
     "validation error on their way.",
 )
+_ABLATION = flags.DEFINE_bool(
+    "ablation",
+    False,
+    "Whether to vary one factor at a time around Entropy-SGD's winners.",
+)
+_FLATNESS = flags.DEFINE_bool(
+    "flatness",
+    False,
+    "Whether to measure how flat the loss is where the winners end.",
+)
 _MAX_MINUTES = flags.DEFINE_float(
     "max_minutes",
     None,
     "Stop after so many minutes; start again to go on.",
     lower_bound=0.0,
 )
+# On the comparison, or told otherwise.
+_WITHOUT_INFLUENCE = {
+    "workdir", "npz", "text", "max_minutes", "ablation", "flatness"
+}  # fmt: skip
 
 
 def _chosen() -> tuple[sets.Set, dict[str, Any]]:
@@ -123,7 +138,8 @@ def _chosen() -> tuple[sets.Set, dict[str, Any]]:
     settings = {
         flag.name: flag.value
         for flag in flags.FLAGS.get_key_flags_for_module(__name__)
-        if flag.name not in {"workdir", "npz", "text", "max_minutes"}
+        if flag.name
+        not in {"workdir", "npz", "text", "max_minutes", "ablation", "flatness"}
     } | {
         "train_size": _TRAIN_SIZE.value or train,
         "validation_size": _VALIDATION_SIZE.value or validation,
@@ -165,21 +181,22 @@ def main(arguments: Sequence[str]) -> None:
             f"error: `methods` must be of {list(methods.METHODS)}. "
             f"Received: methods={sorted(unknown)}"
         )
+    if _ABLATION.value and "entropy_sgd" not in _METHODS.value:
+        sys.exit(
+            "error: `methods` must hold entropy_sgd with ablation. "
+            f"Received: methods={_METHODS.value}"
+        )
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     workdir = pathlib.Path(_WORKDIR.value)
     try:
         chosen, settings = _chosen()
-        winners = search.compare(
+        compared = search.Comparison(
             chosen.build_model,
-            chosen.data,
-            _METHODS.value,
-            settings["passes"],
-            workdir=workdir,
+            *chosen.data,
+            workdir,
+            passes=settings["passes"],
             batch_size=_BATCH_SIZE.value,
-            num_trials=_TRIALS.value,
-            num_searches=_SEARCHES.value,
-            num_seeds=_SEEDS.value,
             measure=chosen.measure,
             early_stopping=_EARLY_STOPPING.value,
             max_minutes=_MAX_MINUTES.value,
@@ -187,8 +204,15 @@ def main(arguments: Sequence[str]) -> None:
         )
     except ValueError as error:
         sys.exit(f"error: {error}")
+    winners = compared.winners(
+        _METHODS.value, _SEARCHES.value, _TRIALS.value, _SEEDS.value
+    )
     if winners:
         _write(workdir, winners, settings, chosen.measure)
+        try:
+            _look_closer(workdir, compared, winners)
+        except search.OutOfTimeError as stop:
+            print(stop)
 
 
 def _write(
@@ -230,6 +254,30 @@ def _write(
                 "at an edge of its space. Widen it for all methods, and "
                 "search again."
             )
+
+
+def _look_closer(
+    workdir: pathlib.Path,
+    compared: search.Comparison,
+    winners: Sequence[dict[str, Any]],
+) -> None:
+    """Varies Entropy-SGD's factors and measures flatness, where asked for."""
+    if _ABLATION.value:
+        own = [w for w in winners if w["method"] == "entropy_sgd"]
+        variants = ablation.ablate(compared, own)
+        report.write_results(workdir / "ablation.json", {"variants": variants})
+        text = ablation.markdown_of_variants(variants)
+        (workdir / "ablation.md").write_text(text)
+        print(text)
+    if _FLATNESS.value:
+        rows = ablation.flatness(compared, winners)
+        report.write_results(
+            workdir / "flatness.json",
+            {"runs": rows, "rank_correlations": ablation.correlations(rows)},
+        )
+        text = ablation.markdown_of_flatness(rows)
+        (workdir / "flatness.md").write_text(text)
+        print(text)
 
 
 if __name__ == "__main__":

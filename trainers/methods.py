@@ -115,7 +115,7 @@ def entropy_sgd(
         knobs: The knobs.
         num_updates: Number of updates.
         choices: Arguments of `EntropySGD`; `subtract_noise` for that of
-            `Displacement`.
+            `Displacement`, `momentum` for that of `SGLD`.
         **arguments: Further ones, which win.
 
     Returns:
@@ -129,6 +129,9 @@ def entropy_sgd(
         **choices,
         **arguments,
     }
+    if "momentum" in given:
+        momentum = given.pop("momentum")
+        given["sampler"] = entropy_keras.SGLD(momentum, momentum > 0)
     if given.pop("subtract_noise", False):
         given["estimator"] = entropy_keras.Displacement(subtract_noise=True)
     return entropy_keras.EntropySGD(

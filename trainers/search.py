@@ -69,8 +69,9 @@ class Comparison:
         max_minutes: float | None = None,
         jit_compile: Any = True,
     ) -> None:
-        self._build_model = build_model
-        self._train, self._validation, self._test = train, validation, test
+        self.build_model = build_model
+        self.training_data = train
+        self._validation, self._test = validation, test
         self._workdir = workdir
         self._budget = {"passes": passes, "batch_size": batch_size}
         self._measure, self._early_stopping = measure, early_stopping
@@ -85,11 +86,11 @@ class Comparison:
     def _check_workdir(self) -> None:
         """Refuses a folder of another comparison, and claims a new one."""
         digest = hashlib.sha256()
-        for part in (self._train, self._validation, self._test):
+        for part in (self.training_data, self._validation, self._test):
             for array in part:
                 digest.update(str((array.shape, array.dtype)).encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
-        model = self._build_model(None)
+        model = self.build_model(None)
         here = {
             "data": digest.hexdigest(),
             "network": [
@@ -143,7 +144,9 @@ class Comparison:
         if path.exists():
             return report.read_json(path)
         if time.monotonic() > self._end:
-            raise OutOfTimeError
+            raise OutOfTimeError(
+                "Time is up: start again with the same arguments to go on."
+            )
         self.progress.set_description(name)
         runner = self.runner(name, choices)
         watched = tested or self._early_stopping
@@ -179,10 +182,10 @@ class Comparison:
         key = json.dumps([name, choices])
         if key not in self._runners:
             self._runners[key] = comparison.Runner(
-                self._build_model,
+                self.build_model,
                 methods.METHODS[name],
                 choices,
-                self._train,
+                self.training_data,
                 measure=self._measure,
                 jit_compile=self._jit_compile,
                 **self._budget,
@@ -225,6 +228,38 @@ class Comparison:
             "runs": [self.train(name, winner, s, tested=True) for s in seeds],
         }
 
+    def winners(
+        self,
+        names: Sequence[str],
+        num_searches: int,
+        num_trials: int,
+        num_seeds: int,
+    ) -> list[dict[str, Any]]:
+        """Makes whole searches for all methods, as far as time allows.
+
+        Args:
+            names: Of the methods.
+            num_searches: Number of searches.
+            num_trials: Trials of each method and search.
+            num_seeds: Number of seeds that each winner is tested with.
+
+        Returns:
+            What `search` returns, of the searches that are there for all
+            methods.
+        """
+        runs = num_trials + FINALISTS * FINAL_SEEDS + num_seeds
+        self.progress.reset(runs * len(names) * num_searches)
+        found: list[dict[str, Any]] = []
+        try:
+            for search in range(num_searches):
+                found += [
+                    self.search(name, search, num_trials, num_seeds)
+                    for name in names
+                ]
+        except OutOfTimeError as stop:
+            print(stop)
+        return found
+
 
 def compare(
     build_model: Callable[[Any], keras.Model],
@@ -264,16 +299,4 @@ def compare(
         build_model, *data, pathlib.Path(workdir), passes=budget,
         batch_size=batch_size, **options,
     )  # fmt: skip
-    runs = num_trials + FINALISTS * FINAL_SEEDS + num_seeds
-    compared.progress.reset(runs * len(names) * num_searches)
-    winners: list[dict[str, Any]] = []
-    try:
-        for search in range(num_searches):
-            # A search counts once it is there for all methods.
-            winners += [
-                compared.search(name, search, num_trials, num_seeds)
-                for name in names
-            ]
-    except OutOfTimeError:
-        print("Time is up: start again with the same arguments to go on.")
-    return winners
+    return compared.winners(names, num_searches, num_trials, num_seeds)
