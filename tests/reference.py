@@ -47,86 +47,54 @@ def clip(gradients, settings):
     return gradients
 
 
-def sampler_step(kind, position, g, x, xi, velocity, h, scope, temperature, m):
-    """Returns the new position and velocity of one variable.
-
-    `m` is the metric of its weights, a number or an array.
-    """
-    if kind[0] == "split":
-        pulled = x + np.exp(-h * scope) * (position - x)
-        position = pulled - (1 - np.exp(-h * scope)) / scope * m * g
-        variance = temperature * m * (1 - np.exp(-2 * h * scope)) / scope
-        return position + np.sqrt(variance) * xi, velocity
-    _, momentum, nesterov = kind
-    velocity = momentum * velocity - h * m * g
-    move = momentum * velocity - h * m * g if nesterov else velocity
-    position = position + move - h * scope * (position - x)
-    return position + np.sqrt(2 * h * temperature * m) * xi, velocity
-
-
-def relative_metric(weights):
-    """Returns the mean square of the weights of each unit, 1 for vectors."""
-    return [
-        (w**2).mean(0, keepdims=True) if w.ndim > 1 else 1.0 for w in weights
-    ]
-
-
-def entropy_gradient(gradient, x, minibatches, noise, settings, inner=None):
+def entropy_gradient(
+    gradient, x, minibatches, noise, settings, sampler, metric
+):
     """Returns the gradient that the outer optimizer takes.
 
-    `gradient(weights, *minibatch)` is that of the loss, `noise(step)` returns a
-    list of standard normals, `settings` holds the hyper-parameters of this
-    update by the names of the package, with `h` for the inner step size.
-    `inner` is an optimizer like those below that takes the steps instead.
+    `gradient(weights, *minibatch)` is that of the loss, `noise(step, stream)`
+    returns a list of standard normals, `settings` holds the hyper-parameters of
+    this update by the names of the package, with `h` for the inner step size;
+    sampler and metric are those of `reference_samplers`.
     """
     s = settings
     num_steps, scope, temperature = s["L"], s["scope"], s["temperature"]
-    metric = [1.0] * len(x)
-    if s["metric"] == "relative":
-        metric = relative_metric(x)
+    diagonal = metric.diagonal(x)
+    setting = s["h"], scope, temperature, diagonal
     position = [w.copy() for w in x]
     path = [np.zeros_like(w) for w in x]
     if s["start"] == "stationary":
         path = [
             np.sqrt(temperature * m / scope) * xi
-            for m, xi in zip(metric, noise(0), strict=True)
+            for m, xi in zip(diagonal, noise(0, 0), strict=True)
         ]
         position = [w + n for w, n in zip(x, path, strict=True)]
+    sampler.start(position, noise(0, 1), setting)
+    if s["quiet"]:
+        # The noise alone: no gradient, around 0.
+        alone = sampler.alone()
+        alone.start(path, noise(0, 1), setting)
+        nothing = [np.zeros_like(w) for w in x]
     mean = [w.copy() for w in x]
-    velocity = [np.zeros_like(w) for w in x]
     positions, gradients = [], []
     for step in range(1, num_steps + 1):
         g = clip(gradient(position, *minibatches(step - 1)), s)
-        xi = noise(step)
-        if inner is not None:
-            moved = inner.apply(position, g, s["h"])
-        for i in range(len(x)):
-            arguments = s["h"], scope, temperature, metric[i]
-            if inner is None:
-                position[i], velocity[i] = sampler_step(
-                    s["kind"], position[i], g[i], x[i], xi[i], velocity[i],
-                    *arguments,
-                )  # fmt: skip
-            else:
-                spread = np.sqrt(2 * s["h"] * temperature * metric[i])
-                position[i] = (
-                    moved[i]
-                    - s["h"] * scope * (position[i] - x[i])
-                    + spread * xi[i]
-                )
-            # The noise alone: no gradient, around 0, without momentum.
-            kind = ("split",) if s["kind"][0] == "split" else ("sgld", 0, False)
-            path[i], _ = sampler_step(
-                kind, path[i], 0.0, 0.0, xi[i], 0.0, *arguments
-            )
-            sample = position[i] - path[i] if s["quiet"] else position[i]
-            if s["averaging_rate"] is not None:
-                rate = s["averaging_rate"]
-                mean[i] = (1 - rate) * mean[i] + rate * sample
-            positions.append(sample.copy())
+        sampler.step(position, g, x, noise(step, 0), setting)
+        metric.observe(g)
+        sample = [p.copy() for p in position]
+        if s["quiet"]:
+            alone.step(path, nothing, nothing, noise(step, 0), setting)
+            sample = [p - n for p, n in zip(position, path, strict=True)]
+        positions.append(sample)
         gradients.append(g)
+        if s["averaging_rate"] is not None:
+            rate = s["averaging_rate"]
+            mean = [
+                (1 - rate) * m + rate * p
+                for m, p in zip(mean, sample, strict=True)
+            ]
     if s["averaging_rate"] is None and num_steps:
-        mean = [np.mean(positions[i :: len(x)], 0) for i in range(len(x))]
+        mean = [np.mean(samples, 0) for samples in zip(*positions, strict=True)]
     factor = scope if s["scale_by_scope"] else 1.0
     total = [factor * (w - m) for w, m in zip(x, mean, strict=True)]
     if s["estimator"] == "mean_gradient":
