@@ -274,8 +274,8 @@ def _sam(knobs: Knobs, num_updates: int, choices: Mapping[str, Any]) -> Any:
 
 _RATES = {"learning_rate": (3e-3, 1.0), **_DECAY}
 _ENTROPY = {
-    "learning_rate": (0.3, 1.5),
-    "step_size": (1e-2, 0.3),
+    "learning_rate": (0.3, 3.0),
+    "step_size": (1e-2, 0.5),
     "scope": (1e-4, 1.0),
     **_DECAY,
 }
@@ -299,7 +299,7 @@ METHODS: dict[str, Method] = {
         {"learning_rate": (3e-4, 3e-2), "weight_decay": (1e-4, 10.0)},
         decay="decoupled",
     ),
-    "sam": Method(_sam, _RATES, {"radius": (0.02, 0.05, 0.1, 0.2)}),
+    "sam": Method(_sam, _RATES, {"radius": (0.02, 0.05, 0.1, 0.2, 0.5)}),
     "adaptive_sam": Method(
         _sam, _RATES, {"radius": (0.2, 0.5, 1.0, 2.0), "adaptive": (True,)}
     ),
