@@ -6,6 +6,7 @@ from typing import Any
 from entropy_keras import hyperparameters
 
 EPOCH_UNITS = ("passes", "updates")
+PREPROCESSING = ("none", "gcn_zca")
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
@@ -21,6 +22,8 @@ class Common:
         validation_fraction: Share of the training set held out; if positive,
             the test set is evaluated only once, at the end.
         standardized: Whether images are floats of mean 0 and deviation 1.
+        preprocessing: `"gcn_zca"` to normalize the contrast of images and to
+            whiten them, see `whitening`.
         network: Name of the network, see `networks.build`.
         width: Multiplier of the network's channels and units.
         optimizer: Name of the optimizer, see `optimizers.build`.
@@ -52,6 +55,7 @@ class Common:
     text: str | None = None
     validation_fraction: float = 0.0
     standardized: bool = False
+    preprocessing: str = "none"
     network: str = "lenet"
     width: float = 1.0
     optimizer: str = "entropy_sgd"

@@ -67,6 +67,13 @@ flags.DEFINE_bool(
     "their type, and floats have to lie in [0, 1].",
 )
 flags.DEFINE_enum(
+    "preprocessing",
+    _DEFAULT.preprocessing,
+    config.PREPROCESSING,
+    "What is done to images: nothing more, or global contrast normalization "
+    "and ZCA whitening, fitted on the training set.",
+)
+flags.DEFINE_enum(
     "network", _DEFAULT.network, networks.NAMES, "Network to train."
 )
 flags.DEFINE_float(

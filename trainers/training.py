@@ -19,6 +19,7 @@ from trainers import data
 from trainers import networks
 from trainers import optimizers
 from trainers import report
+from trainers import whitening
 
 EVALUATION_BATCH_SIZE = 250
 
@@ -125,7 +126,7 @@ def load_data(config: config_lib.Config) -> data.Data:
     Raises:
         ValueError: If the configuration cannot be.
     """
-    return data.load(
+    splits = data.load(
         config.dataset,
         data_dir=config.data_dir,
         npz=config.npz,
@@ -133,6 +134,31 @@ def load_data(config: config_lib.Config) -> data.Data:
         validation_fraction=config.validation_fraction,
         standardized=config.standardized,
         seed=config.seed,
+    )
+    if config.preprocessing == "none":
+        return splits
+    if config.text is not None:
+        raise ValueError(
+            "`preprocessing` must be 'none' for a text. Received: "
+            f"preprocessing={config.preprocessing}"
+        )
+    return _whitened(splits)
+
+
+def _whitened(splits: data.Data) -> data.Data:
+    """Returns images of normal contrast, whitened as the training set asks."""
+    train, *others = (
+        part._replace(images=whitening.normalize_contrast(part.images))
+        for part in (splits.train, splits.validation, splits.test)
+    )
+    fitted = whitening.fit(train.images)
+    train, validation, test = (
+        part._replace(images=fitted(part.images)) if len(part.labels) else part
+        for part in (train, *others)
+    )
+    understood = f"{splits.understood}; of normal contrast, whitened"
+    return splits._replace(
+        train=train, validation=validation, test=test, understood=understood
     )
 
 

@@ -1,0 +1,100 @@
+"""The paper's experiments: what they are, and that they run and go on."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+
+from trainers import paper
+from trainers import training
+
+
+@pytest.mark.parametrize("name", paper.EXPERIMENTS)
+def test_each_states_its_command_and_trains_its_network(name):
+    experiment = paper.EXPERIMENTS[name]()
+    text = inspect.getdoc(paper.EXPERIMENTS[name])
+    assert f"python -m trainers.paper --experiment={name}" in text
+    assert next(iter(experiment)) == "entropy_sgd"
+    ours, baseline = experiment.values()
+    assert ours.network == baseline.network
+    assert ours.batch_size == baseline.batch_size
+
+
+def test_the_constants_of_the_first_version():
+    ours, adam = paper.figure_4a().values()
+    assert (ours.num_langevin_steps, ours.scope, ours.data_weight) == (
+        5, 1.0, 0.0,
+    )  # fmt: skip
+    assert (adam.learning_rate, adam.step_factor, adam.epochs) == (1e-3, 5, 100)
+    assert adam.step_fraction * adam.epochs == 30
+    ours, _ = paper.figure_4b().values()
+    assert (ours.num_langevin_steps, ours.scope) == (20, 0.1)
+    assert ours.data_weight == 1e-4
+    ours, sgd = paper.figure_5().values()
+    assert (ours.epochs, ours.epoch_unit) == (15, "updates")
+    assert ours.step_fraction * ours.epochs == pytest.approx(5)
+    assert ours.data_weight == 0.01
+    assert (sgd.learning_rate, sgd.epochs) == (0.1, 200)
+    assert sgd.step_fraction * sgd.epochs == 60
+
+
+def tiny(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(96) % 2
+    x = (rng.random([96, 28, 28]) * 100 + 100 * y[:, None, None]).astype(
+        "uint8"
+    )
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=x[:64], y_train=y[:64], x_test=x[64:], y_test=y[64:])
+    return str(path)
+
+
+def test_an_experiment_runs_and_goes_on(tmp_path, monkeypatch):
+    small = {
+        name: dataclasses.replace(
+            config, network="small_mnistfc", batch_size=8, epochs=2
+        )
+        for name, config in paper.figure_4a().items()
+    }
+    arguments = small, tmp_path / "run", 1
+    common = {"npz": tiny(tmp_path), "width": 0.1}
+    rows = paper.run(*arguments, **common)
+    found = {name: paper.curves(each) for name, each in rows.items()}
+    # Two epochs of 8 updates with 5 gradients each, after each of 10 passes.
+    ours, adam = found["entropy_sgd"], found["adam"]
+    assert ours["error"].shape == (1, 10)
+    assert ours["gradient_evaluations"][-1] == 5 * ours["updates"][-1] == 100
+    assert adam["updates"].tolist() == [8, 16]
+    monkeypatch.setattr(
+        training, "_fit", lambda run: pytest.fail("it was trained again")
+    )
+    assert paper.run(*arguments, **common) == rows
+    paper.draw(tmp_path / "curves.png", found, "tiny")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def made_up(*errors):
+    count = len(errors[0])
+    return {
+        "updates": 10 * np.arange(1, count + 1),
+        "gradient_evaluations": 50 * np.arange(1, count + 1),
+        "error": np.array(errors, float),
+        "loss": np.ones([len(errors), count]),
+    }
+
+
+def test_a_summary_tells_when_the_baseline_is_reached():
+    ours, baseline = paper.summary({
+        "ours": made_up([9, 3, 1], [9, 5, 1]),
+        "adam": made_up([8, 4, 6], [8, 4, 6]),
+    })
+    assert ours["updates_to_baseline"] == 20  # a mean of 4, the least there
+    assert ours["gradients_to_baseline"] == 100
+    assert ours["final_error"] == 1
+    assert baseline["least_mean_error"] == 4
+    never, _ = paper.summary({
+        "ours": made_up([9, 9], [9, 9]), "adam": made_up([8, 8], [8, 8])
+    })  # fmt: skip
+    assert never["updates_to_baseline"] is None
+    assert "–" in paper.markdown([never])
