@@ -404,3 +404,36 @@ def test_share_bounds_of_an_exhausted_space_are_tight():
     found = lanczos.density(operator, num_steps=20, num_probes=4, seed=0)
     low, high = lanczos.share_bounds(found, 2.0)
     assert low == high == pytest.approx(0.75, abs=1e-12)
+
+
+def test_a_callback_measures_along_the_training(tmp_path):
+    model, (x, y) = network()
+
+    def train(callbacks):
+        keras.utils.set_random_seed(1)
+        other = keras.models.clone_model(model)
+        other.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss="mse")
+        history = other.fit(
+            x, y, epochs=3, verbose=0, callbacks=callbacks
+        ).history
+        return other, history
+
+    measuring = landscape.FlatnessCallback((x, y), every=2, num_steps=20)
+    board = keras.callbacks.TensorBoard(tmp_path, write_graph=False)
+    watched, history = train([measuring, board])
+    plain, _ = train([])
+    for one, other in zip(watched.weights, plain.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert list(measuring.reports) == [1, 2]  # the last one in any case
+    hessian = landscape.hessian_matrix(watched, (x, y), verbose=0)
+    largest = np.linalg.eigvalsh(hessian).max()
+    assert len(history["flatness_largest"]) == 2
+    assert history["flatness_largest"][-1] == pytest.approx(largest, rel=1e-3)
+    assert {f"flatness_{name}" for name in MEASURED} < set(history)
+    (events,) = tmp_path.glob("train/*tfevents*")
+    assert b"epoch_flatness_largest" in events.read_bytes()
+
+
+def test_a_callback_of_no_epoch_is_refused():
+    with pytest.raises(ValueError, match=r"`every` must be an integer from 1"):
+        landscape.FlatnessCallback(None, every=0)

@@ -13,6 +13,7 @@ _requirements.check_packages(
 from entropy_keras.landscape.calibration import expected_calibration_error
 from entropy_keras.landscape.calibration import fit_temperature
 from entropy_keras.landscape.calibration import log_loss
+from entropy_keras.landscape.callback import FlatnessCallback
 from entropy_keras.landscape.chains import Chains
 from entropy_keras.landscape.density import Estimate
 from entropy_keras.landscape.density import Spectrum
@@ -66,6 +67,7 @@ __all__ = [
     "EntropyGradientEstimate",
     "Estimate",
     "Extremes",
+    "FlatnessCallback",
     "FlatnessReport",
     "LocalEntropy",
     "LocalEntropyEstimate",

@@ -125,9 +125,8 @@ def flatness_report(
     entropy, and the sharpness, each with the range it is known to be in. It
     keeps a budget of time: from one gradient and one product it estimates what
     each part takes, does first what tells most per second, does less of it
-    where time is short, and says in the row what it could not afford. As a
-    callback, it is
-    `keras.callbacks.LambdaCallback(on_train_end=lambda logs: ...)`.
+    where time is short, and says in the row what it could not afford. Along a
+    training, use `FlatnessCallback`.
 
     Args:
         model: See `Objective`, as for `data`, `loss` and the options.
