@@ -21,7 +21,7 @@ def claims_of_swap(rows):
 
 
 def claims_of_noisy_labels(rows):
-    learned = [row["of the wrong labels learned"] for row in rows.values()]
+    learned = [row["of wrong labels learned"] for row in rows.values()]
     assert learned[0] > 1.5 * learned[1] > 1.5 * learned[2]
     errors = [row["test error"] for row in rows.values()]
     assert errors[0] > errors[1] > max(errors[2:])
@@ -29,9 +29,9 @@ def claims_of_noisy_labels(rows):
 
 def claims_of_flatness(rows):
     trained = {n: row for n, row in rows.items() if n != "initial"}
-    losses = {n: row["training loss"] for n, row in trained.items()}
+    losses = {n: row["loss"] for n, row in trained.items()}
     traces = {n: row["trace"] for n, row in trained.items()}
-    costs = {n: row["noise of a tenth costs"] for n, row in trained.items()}
+    costs = {n: row["noise"] for n, row in trained.items()}
     assert min(losses, key=losses.get) == min(traces, key=traces.get) == "SGD"
     assert min(costs, key=costs.get) == "Entropy-SGD at 0.03"
 

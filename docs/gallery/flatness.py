@@ -86,11 +86,11 @@ for name, model in models.items():
         model, data, distances=np.linspace(-1, 1, 41), seed=1
     )
     print(
-        f"{name}: training loss {training_loss:.4f}, "
-        f"test error {100 * (1 - accuracy):.1f} %, "
-        f"largest eigenvalue {ends.largest[0]:.3g}, "
-        f"trace {trace.estimate:.3g} ± {trace.standard_error:.2g}, "
-        f"noise of a tenth costs {energy.value:.2g}"
+        f"{name}: loss {training_loss:.4f}, "
+        f"error {100 * (1 - accuracy):.1f} %, "
+        f"top {ends.largest[0]:.2f}, "
+        f"trace {trace.estimate:.2f} ± {trace.standard_error:.2f}, "
+        f"noise {energy.value:.4f}"
     )
 
 # %% [markdown]

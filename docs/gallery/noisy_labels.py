@@ -109,7 +109,7 @@ for name, (optimizer, penalty) in runs.items():
     by_heart = 100 * np.mean(learned == y_train[wrong])
     print(
         f"{name}: test error {errors[name][-1]:.1f} %, "
-        f"{by_heart:.0f} % of the wrong labels learned"
+        f"{by_heart:.0f} % of wrong labels learned"
     )
 
 # %% [markdown]
