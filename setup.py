@@ -25,6 +25,7 @@ TRAINERS = [
     # TensorFlow Datasets imports it and does not say so.
     "importlib_resources>=6",
     "mlxtend>=0.23",
+    "scikit-learn>=1.5",
     "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66",

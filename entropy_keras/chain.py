@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -55,6 +56,20 @@ class Noise(NamedTuple):
             replica=self.replica,
             stream=stream,
         )
+
+    def normal(self, like: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Returns standard normals under a key, of the shape of a tensor."""
+        return noise.standard_normal(like.shape, like.dtype, key)
+
+
+class NoiseSource(Protocol):
+    """What a chain asks for noise; `Noise` says what the methods do."""
+
+    def keys(self, count: int, step: tf.Tensor | int, stream: int) -> Tensors:
+        """Returns the key of each variable's noise at one step."""
+
+    def normal(self, like: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Returns standard normals under a key, of the shape of a tensor."""
 
 
 class State(NamedTuple):
@@ -103,7 +118,7 @@ class Chain:
 
     sampler: kinetics.Sampler
     settings: Sequence[kinetics.Setting]
-    noise: Noise
+    noise: NoiseSource
     estimator: estimators.Estimator
     averaging_rate: float | None = None
     scale_by_scope: bool = False
@@ -141,7 +156,7 @@ class Chain:
         return [
             None
             if _is_zero(setting.temperature)
-            else noise.standard_normal(tensor.shape, tensor.dtype, key)
+            else self.noise.normal(tensor, key)
             for tensor, key, setting in zip(
                 like, keys, self.settings, strict=True
             )
@@ -217,7 +232,11 @@ class Chain:
     @functools.cached_property
     def _compiled_advance(self) -> Callable[..., State]:
         """One kernel per variable, where TensorFlow would run fifty."""
-        return tf.function(self._advance, jit_compile=True, autograph=False)
+
+        def advance(state: State, gradients: Tensors, *others: Any) -> State:
+            return self._advance(state, _complete(gradients), *others)
+
+        return tf.function(advance, jit_compile=True, autograph=False)
 
     def _advance(
         self,
@@ -228,7 +247,6 @@ class Chain:
         keys: Tensors,
     ) -> State:
         """Returns the chain after one step; see `advance`."""
-        gradients = _complete(gradients)
         normals = self._normals(anchor, keys)
         position, memory = self.sampler.step(
             state.position, gradients, anchor, normals, state.memory,

@@ -195,6 +195,31 @@ class MeanGradient(Estimator):
         return list(mean)
 
 
+@dataclasses.dataclass(frozen=True)
+class Nothing(Estimator):
+    """No mean: for chains whose positions are looked at one by one."""
+
+    def initial_mean(self, anchor: Tensors) -> Tensors:  # noqa: D102
+        del anchor
+        return []
+
+    def update_mean(  # noqa: D102
+        self,
+        mean: Tensors,
+        position: Tensors,
+        gradients: Tensors,
+        step: tf.Tensor,
+        averaging_rate: float | None,
+    ) -> Tensors:
+        del position, gradients, step, averaging_rate
+        return mean
+
+    def entropy_gradient(  # noqa: D102
+        self, anchor: Tensors, mean: Tensors, factors: list[Any]
+    ) -> Tensors:
+        raise NotImplementedError("No mean was taken of this chain.")
+
+
 _BY_NAME: dict[str, type[Estimator]] = {
     "displacement": Displacement,
     "mean_gradient": MeanGradient,

@@ -61,6 +61,7 @@ class InnerOptimizer(kinetics.Sampler):
         default_factory=dict, init=False, repr=False, compare=False
     )
     default_step_size = None
+    samples_gibbs_law = False
 
     def __post_init__(self) -> None:
         validation.require(

@@ -53,6 +53,11 @@ class Sampler(parts.Part, abc.ABC):
     #: Whether positions depend on gradients: else only their mean is of use.
     uses_gradient: bool = True
 
+    @property
+    def samples_gibbs_law(self) -> bool:
+        """Whether it samples the Gibbs law of the loss as it is."""
+        return self.uses_gradient
+
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:
         """Returns what lasts from update to update, before the first of them.
 

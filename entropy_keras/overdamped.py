@@ -54,6 +54,11 @@ class SGLD(kinetics.ElementwiseSampler):
         validation.require_fraction(momentum=self.momentum)
         validation.normalize(self)
 
+    @property
+    def samples_gibbs_law(self) -> bool:
+        """Whether the loss counts once, as it does without momentum alone."""
+        return not self.momentum
+
     def begin(  # noqa: D102
         self, position: tf.Tensor, noise: tf.Tensor | None, setting: Setting
     ) -> tuple[tf.Tensor, ...]:

@@ -10,7 +10,7 @@ import entropy_keras
 from entropy_keras import guard
 
 BATCH = 4
-X = np.random.default_rng(0).normal(size=[40, 5, 3]).astype("float32")
+X = np.random.default_rng(0).normal(size=[40, 3, 3]).astype("float32")
 Y = X[:, 0, :1].copy()
 OPTIMIZERS = {
     "entropy_sgd": lambda: entropy_keras.EntropySGD(
@@ -39,7 +39,7 @@ def make_model(policy, batch_size):
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential([
-        keras.Input(batch_shape=[batch_size, 5, 3]),
+        keras.Input(batch_shape=[batch_size, 3, 3]),
         layers.SimpleRNN(4, stateful=True, dtype=policy),
         layers.BatchNormalization(dtype=policy),
         layers.Dropout(0.2, dtype=policy),

@@ -8,7 +8,10 @@ import scipy.stats
 import sklearn.datasets
 
 from trainers import comparison
+from trainers import methods
 from trainers import search
+from trainers import sets
+from trainers import standings
 
 X, Y = sklearn.datasets.load_digits(return_X_y=True)
 X = (X / 16).astype("float32")
@@ -21,16 +24,16 @@ METHODS = ("sgd", "sam", "entropy_sgd")
 def _one_choice_each(monkeypatch):
     # Each choice is traced for itself.
     for name in METHODS:
-        method = comparison.METHODS[name]
+        method = methods.METHODS[name]
         one = {key: options[:1] for key, options in method.choices.items()}
         monkeypatch.setitem(
-            comparison.METHODS, name, dataclasses.replace(method, choices=one)
+            methods.METHODS, name, dataclasses.replace(method, choices=one)
         )
 
 
 def compared(workdir, **arguments):
     return search.compare(
-        search.perceptron(64, 10, 16),
+        sets.perceptron(64, 10, 16),
         DATA,
         METHODS,
         3,
@@ -68,7 +71,7 @@ def test_it_keeps_its_rules_and_goes_on(tmp_path, monkeypatch):
     )
     again = compared(tmp_path)
     assert not trained
-    assert search.table(again) == search.table(winners)
+    assert standings.table(again) == standings.table(winners)
     # Without the time for anything new, what is whole is kept.
     assert compared(tmp_path / "other", max_minutes=1e-9) == []
 
@@ -81,7 +84,7 @@ def made_up(errors):
             "at_edge": [],
             "runs": [
                 {
-                    "test": {"error": e, "loss": 1.0, "calibrated_loss": 1.0},
+                    "test": {"error": e, "loss": 1.0},
                     "seconds": 1.0, "updates": 1, "gradient_evaluations": 1,
                 }
                 for e in found
@@ -96,7 +99,7 @@ def test_the_statistics_are_those_of_scipy():
     rng = np.random.default_rng(0)
     one = rng.normal(5, 0.1, [3, 6])
     other = one + rng.normal(0.3, 0.1, [3, 6])
-    best, second = search.table(made_up({"b": other, "a": one}))
+    best, second = standings.table(made_up({"b": other, "a": one}))
     assert best["method"] == "a"
     assert best["behind_the_best"] == 0
     differences = (other - one).ravel()
@@ -107,46 +110,35 @@ def test_the_statistics_are_those_of_scipy():
     searches = scipy.stats.sem((other - one).mean(1))
     assert second["standard_error"] == pytest.approx(max(seeds, searches))
     assert second["worse_than_best"]
-    assert "(the same)" not in search.markdown([best, second])
+    assert "(the same)" not in standings.markdown([best, second])
 
 
 def test_less_than_two_errors_is_the_same():
     rng = np.random.default_rng(0)
     one = rng.normal(5, 1, [3, 6])
     other = one + rng.normal(0.1, 1, [3, 6])
-    rows = search.table(made_up({"a": one, "b": other}))
+    rows = standings.table(made_up({"a": one, "b": other}))
     assert not any(row["worse_than_best"] for row in rows)
-    assert "(the same)" in search.markdown(rows)
+    assert "(the same)" in standings.markdown(rows)
 
 
 def test_trials_are_within_their_space_and_edges_are_told():
-    method = comparison.Method(
-        lambda *_: None, {"a": (1e-3, 1.0)}, {"b": (1, 2)}
-    )
-    drawn = comparison.trials(method, 200, seed=3)
+    method = methods.Method(lambda *_: None, {"a": (1e-3, 1.0)}, {"b": (1, 2)})
+    drawn = methods.trials(method, 200, seed=3)
     values = np.array([v["a"] for v, _ in drawn])
     assert values.min() >= 1e-3
     assert values.max() <= 1.0
     assert abs(np.log10(values).mean() + 1.5) < 0.2  # log-uniform
     assert {c["b"] for _, c in drawn} == {1, 2}
-    assert drawn == comparison.trials(method, 200, seed=3)
-    assert comparison.at_edge(method, {"a": 1.1e-3}) == ["a"]
-    assert comparison.at_edge(method, {"a": 0.03}) == []
+    assert drawn == methods.trials(method, 200, seed=3)
+    assert methods.at_edge(method, {"a": 1.1e-3}, {"b": 1}) == ["a"]
+    assert methods.at_edge(method, {"a": 0.03}, {"b": 1}) == []
+    three = methods.Method(lambda *_: None, {}, {"b": (1, 2, 3)})
+    assert methods.at_edge(three, {}, {"b": 3}) == ["b"]
+    assert methods.at_edge(three, {}, {"b": 2}) == []
 
 
 def test_wrong_labels_are_as_many_as_asked_for():
-    noisy = search.with_wrong_labels(Y, 0.2)
+    noisy = sets.with_wrong_labels(Y, 0.2)
     assert (noisy != Y).mean() == pytest.approx(0.2, abs=1e-3)
     assert set(noisy) == set(range(10))
-
-
-def test_the_fitted_scale_lowers_the_loss_and_keeps_the_error():
-    logits = np.random.default_rng(0).normal(size=[200, 10])
-    labels = logits.argmax(1)
-    labels[:80] = (labels[:80] + 1) % 10
-    assert comparison.log_loss(logits, labels) == pytest.approx(
-        -np.log(
-            np.exp(logits[np.arange(200), labels])
-            / np.exp(logits).sum(1)
-        ).mean()
-    )  # fmt: skip

@@ -42,19 +42,7 @@ CONFIGURATIONS = {
     "paper_v1": lambda: presets.paper_v1(
         num_langevin_steps=3, temperature=1e-8, data_weight=1.0, seed=1
     ),
-    "iclr_2017": lambda: presets.iclr_2017(
-        learning_rate=0.2, num_langevin_steps=3, seed=1
-    ),
-    "released_code": lambda: presets.released_code(
-        learning_rate=0.2, num_langevin_steps=3, seed=1
-    ),
-    "data_weight": lambda: EntropySGD(
-        0.1, data_weight=0.5, num_langevin_steps=2, seed=1
-    ),
     "share_batch": lambda: EntropySGD(0.1, share_batch=True, seed=1),
-    "stationary": lambda: EntropySGD(
-        0.2, start="stationary", temperature=1e-6, scope=0.5, seed=1
-    ),
     "adam": lambda: EntropySGD(
         outer_optimizer=keras.optimizers.Adam(0.01),
         scope=entropy_keras.ExponentialScope(0.03, 1e-3, 5.0),

@@ -130,8 +130,10 @@ def recurrent():
     ])
 
 
-@pytest.mark.parametrize("room", [None, 300])
-@pytest.mark.parametrize("build", [convolutional, recurrent])
+@pytest.mark.parametrize(
+    ("build", "room"),
+    [(convolutional, None), (convolutional, 300), (recurrent, 300)],
+)
 def test_equals_a_loop_over_samples(build, room, monkeypatch):
     if room:  # Three samples or so at a time.
         monkeypatch.setattr(fisher, "_ROOM", room)

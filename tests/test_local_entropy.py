@@ -463,11 +463,16 @@ def test_what_chains_see_on_their_way_does_not_count():
     np.testing.assert_allclose(found.gradients, 200 / 201, rtol=1e-3)
 
 
-@pytest.mark.parametrize("step_size", [0.05, 0.6])
-def test_chains_have_the_variance_of_quadratics_at_any_step_size(step_size):
+@pytest.mark.parametrize(
+    ("step_size", "sampler"), [(0.05, None), (0.6, None), (0.6, "sghmc")]
+)
+def test_chains_have_the_variance_of_quadratics_at_any_step_size(
+    step_size, sampler
+):
     # Of f = w**2 about 0: <f> = T / (2 s + scope) at coupling s.
     chains = Chains(
-        landscape.Objective(*one_weight(lambda weight: weight**2, 0.0))
+        landscape.Objective(*one_weight(lambda weight: weight**2, 0.0)),
+        sampler=sampler,
     )
     plan = Plan(1.0, 0.5, num_chains=32, num_steps=1500, step_size=step_size)
     found = diagnose(

@@ -398,9 +398,7 @@ def test_the_binary_trains(npz, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--scop=1", "Unknown command line flag 'scop'"),
         ("--scope=-1", "flag --scope=-1"),
-        ("--optimizer=rprop", "value should be one of <entropy_sgd|"),
         ("--scope=100", "error: `langevin_learning_rate` times `scope`"),
         ("--strategy=multi_worker", "error: `strategy` must be 'none' or"),
         ("stray", "error: all arguments are flags. Received: ['stray']"),

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from entropy_keras import chain as chain_lib
+from entropy_keras import estimators
 from entropy_keras import landscape
-from entropy_keras import noise
 from entropy_keras import samplers
 
 WIDE, SHARP = -2.0, 3.0
@@ -85,13 +86,12 @@ def sample(
     num_couplings: int = 8,
     seed: int = 0,
 ) -> Sampled:
-    """Returns the same as `integrate`, by chains of the package's sampler.
+    """Returns the same as `integrate`, by chains.
 
-    Chains of `SplitSGLD` sample `exp(-(s f(x') + scope/2 |x - x'|**2) / T)`
-    for couplings s between 0 and 1; F is minus the integral of their mean loss
-    over s. Each starts from its law at coupling 0, and its first quarter is
-    discarded. Each draw of the noise serves two steps, which makes the variance
-    exact where the loss is quadratic.
+    The chains of the optimizer, with `SplitSGLD(average_noise=True)`, sample
+    `exp(-(s f(x') + scope/2 |x - x'|**2) / T)` for couplings s between 0 and 1;
+    F is minus the integral of their mean loss over s. Each starts from its law
+    at coupling 0, and its first quarter is discarded.
 
     Args:
         x: Positions, of shape `[m]`.
@@ -147,34 +147,31 @@ def _mean_losses(
     seed: int,
 ) -> tf.Tensor:
     """Returns the mean loss along each chain after its first quarter."""
-    sampler = samplers.SplitSGLD()
-    setting = samplers.Setting(step_size, scope, temperature)
+    chain = chain_lib.Chain(
+        samplers.SplitSGLD(average_noise=True),
+        [samplers.Setting(step_size, scope, temperature)],
+        chain_lib.Noise(seed, tf.constant(0)),
+        estimators.Nothing(),
+        stationary_start=True,
+        compiled=False,
+    )
     num_discarded = num_steps // 4
-    deviation = tf.sqrt(2.0 * (1.0 + tf.exp(-step_size * scope)))
-
-    def normal(step: tf.Tensor) -> tf.Tensor:
-        (key,) = noise.keys([0], seed=seed, update=0, step=step)
-        return noise.standard_normal(anchor.shape, anchor.dtype, key)
 
     def body(
-        step: tf.Tensor, position: tf.Tensor, old: tf.Tensor, total: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        step: tf.Tensor, state: chain_lib.State, total: tf.Tensor
+    ) -> tuple[tf.Tensor, chain_lib.State, tf.Tensor]:
+        (position,) = state.position
         with tf.GradientTape() as tape:
             tape.watch(position)
             value = loss(position)
         gradient = couplings * tape.gradient(value, position)
         total += tf.cast(step > num_discarded, value.dtype) * value
-        new = normal(step)
-        position, _ = sampler.move(
-            position, gradient, anchor, (old + new) / deviation, (), setting
-        )
-        return step + 1, position, new, total
+        state = chain.advance(state, [gradient], [anchor], step)
+        return step + 1, state, total
 
-    first = normal(tf.constant(0))
-    start = anchor + tf.sqrt(temperature / scope) * first
     *_, total = tf.while_loop(
         lambda step, *_: step <= num_steps,
         body,
-        (tf.constant(1), start, first, tf.zeros_like(start)),
+        (tf.constant(1), chain.start([anchor]), tf.zeros_like(anchor)),
     )
     return total / tf.cast(num_steps - num_discarded, total.dtype)

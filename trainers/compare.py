@@ -8,40 +8,60 @@ Each method gets the same number of random trials, judged on a validation set
 that is taken from the training set. The best four are trained again with three
 more seeds, the best mean wins, and the winner is trained with new seeds and
 tested, once. The whole search is done several times. Whatever was trained lies
-in the folder of the run: started again, it goes on.
+in the folder of the run: started again, it goes on. `--set` picks what to
+compare on:
+
+    --set=images --npz=mnist.npz             a network of one hidden layer
+    --set=convnet --npz=cifar10_subset.npz   convolutions with BatchNorm
+    --set=tabular --table=breast_cancer      a table that scikit-learn ships
+    --set=text --text=tinyshakespeare.txt    the next of 16 characters
+
+`--ablation` then varies one factor at a time around Entropy-SGD's winner, and
+`--flatness` measures how flat each winner's solution is.
 """
 
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import app
 from absl import flags
 from absl import logging
 
-from trainers import comparison
-from trainers import data
+from trainers import ablation
+from trainers import methods
+from trainers import pictures
 from trainers import report
 from trainers import search
+from trainers import sets
+from trainers import standings
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/compare", "Folder of the results and of finished runs."
 )
+_SET = flags.DEFINE_enum(
+    "set", "images", list(sets.SETS), "Kind of data and network."
+)
 _NPZ = flags.DEFINE_string(
     "npz",
     None,
-    "Keras-style file with x_train, y_train, x_test, y_test; the digits that "
-    "an installed package ships without it.",
+    "Keras-style file of images with x_train, y_train, x_test, y_test; the "
+    "digits that an installed package ships without it.",
 )
+_TABLE = flags.DEFINE_string(
+    "table", None, "Name of a table of scikit-learn, for --set=tabular."
+)
+_TEXT = flags.DEFINE_string("text", None, "Text file, for --set=text.")
 _TRAIN_SIZE = flags.DEFINE_integer(
-    "train_size", 2000, "Samples to train on.", lower_bound=1
-)
+    "train_size", None, "Samples to train on; as the set asks without it.",
+    lower_bound=1,
+)  # fmt: skip
 _VALIDATION_SIZE = flags.DEFINE_integer(
     "validation_size",
-    2000,
-    "Samples of the training set to choose on.",
+    None,
+    "Samples of the training set to choose on; as the set asks without it.",
     lower_bound=1,
 )
 _LABEL_NOISE = flags.DEFINE_float(
@@ -52,20 +72,24 @@ _LABEL_NOISE = flags.DEFINE_float(
     upper_bound=1.0,
 )
 _METHODS = flags.DEFINE_list(
-    "methods", list(comparison.METHODS), "Methods to compare."
+    "methods", list(methods.METHODS), "Methods to compare."
 )
 _PASSES = flags.DEFINE_integer(
     "passes",
-    20,
-    "Gradient evaluations, in passes over the data.",
+    None,
+    "Gradient evaluations, in passes over the data; as the set asks without "
+    "it.",
     lower_bound=1,
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "Size of a mini-batch.", lower_bound=1
 )
 _UNITS = flags.DEFINE_integer(
-    "units", 128, "Hidden units of the network.", lower_bound=1
-)
+    "units", None,
+    "Hidden units of the network, or filters of its first layer; as the set "
+    "asks without it.",
+    lower_bound=1,
+)  # fmt: skip
 _TRIALS = flags.DEFINE_integer(
     "trials", 24, "Trials of each method and search.", lower_bound=4
 )
@@ -75,16 +99,75 @@ _SEARCHES = flags.DEFINE_integer(
 _SEEDS = flags.DEFINE_integer(
     "seeds", 10, "Seeds that each winner is tested with.", lower_bound=2
 )
+_EARLY_STOPPING = flags.DEFINE_bool(
+    "early_stopping",
+    False,
+    "Whether all runs of all methods end with the weights that had the least "
+    "validation error on their way.",
+)
+_ABLATION = flags.DEFINE_bool(
+    "ablation",
+    False,
+    "Whether to vary one factor at a time around Entropy-SGD's winners.",
+)
+_FLATNESS = flags.DEFINE_bool(
+    "flatness",
+    False,
+    "Whether to measure how flat the loss is where the winners end.",
+)
 _MAX_MINUTES = flags.DEFINE_float(
     "max_minutes",
     None,
     "Stop after so many minutes; start again to go on.",
     lower_bound=0.0,
 )
+# On the comparison, or told otherwise.
+_WITHOUT_INFLUENCE = {
+    "workdir", "npz", "text", "max_minutes", "ablation", "flatness"
+}  # fmt: skip
+
+
+def _chosen() -> tuple[sets.Set, dict[str, Any]]:
+    """Returns the set, and the settings that the results depend on.
+
+    Raises:
+        ValueError: If flags do not fit together.
+    """
+    kind = _SET.value
+    train, validation, units, passes = sets.DEFAULTS[kind]
+    settings = {
+        flag.name: flag.value
+        for flag in flags.FLAGS.get_key_flags_for_module(__name__)
+        if flag.name
+        not in {"workdir", "npz", "text", "max_minutes", "ablation", "flatness"}
+    } | {
+        "train_size": _TRAIN_SIZE.value or train,
+        "validation_size": _VALIDATION_SIZE.value or validation,
+        "units": _UNITS.value or units,
+        "passes": _PASSES.value or passes,
+    }
+    flag = {"tabular": _TABLE, "text": _TEXT}.get(kind, _NPZ)
+    for other in (_NPZ, _TABLE, _TEXT):
+        if other is not flag and other.value is not None:
+            raise ValueError(
+                f"`{other.name}` must be left out with set={kind}. "
+                f"Received: {other.name}={other.value}"
+            )
+    chosen = sets.SETS[kind](
+        flag.value,
+        sets.Sizes(
+            settings["train_size"], settings["validation_size"],
+            _LABEL_NOISE.value, settings["units"],
+        ),
+    )  # fmt: skip
+    source = flag.value
+    if source and kind != "tabular":
+        source = pathlib.Path(source).name
+    return chosen, settings | {"data": source}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Compares, and writes `results.json`, `table.md` and `errors.png`.
+    """Compares, and writes `results.json`, `table.md` and pictures.
 
     Args:
         arguments: The command line without its flags.
@@ -92,77 +175,109 @@ def main(arguments: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
-    unknown = set(_METHODS.value) - set(comparison.METHODS)
+    unknown = set(_METHODS.value) - set(methods.METHODS)
     if unknown:
         sys.exit(
-            f"error: `methods` must be of {list(comparison.METHODS)}. "
+            f"error: `methods` must be of {list(methods.METHODS)}. "
             f"Received: methods={sorted(unknown)}"
+        )
+    if _ABLATION.value and "entropy_sgd" not in _METHODS.value:
+        sys.exit(
+            "error: `methods` must hold entropy_sgd with ablation. "
+            f"Received: methods={_METHODS.value}"
         )
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    workdir = pathlib.Path(_WORKDIR.value)
     try:
-        splits = data.load("digits", npz=_NPZ.value)
+        chosen, settings = _chosen()
+        compared = search.Comparison(
+            chosen.build_model,
+            *chosen.data,
+            workdir,
+            passes=settings["passes"],
+            batch_size=_BATCH_SIZE.value,
+            measure=chosen.measure,
+            early_stopping=_EARLY_STOPPING.value,
+            max_minutes=_MAX_MINUTES.value,
+            jit_compile=chosen.jit_compile,
+        )
     except ValueError as error:
         sys.exit(f"error: {error}")
-    x, y = (np.asarray(array) for array in splits.train)
-    order = np.random.default_rng(0).permutation(len(y))
-    needed = _TRAIN_SIZE.value + _VALIDATION_SIZE.value
-    if needed > len(y):
-        sys.exit(
-            "error: `train_size` and `validation_size` must fit into the "
-            f"training set of {len(y)} samples. Received: {needed} together"
-        )
-    x = x[order[:needed]].reshape(needed, -1)
-    y = y[order[:needed]].astype("int32")
-    y = search.with_wrong_labels(y, _LABEL_NOISE.value)
-    size = _TRAIN_SIZE.value
-    test = splits.test.images.reshape(len(splits.test.images), -1)
-    workdir = pathlib.Path(_WORKDIR.value)
-    winners = search.compare(
-        search.perceptron(x.shape[1], int(y.max()) + 1, _UNITS.value),
-        (
-            (x[:size], y[:size]),
-            (x[size:], y[size:]),
-            (test, np.asarray(splits.test.labels)),
-        ),
-        _METHODS.value,
-        _PASSES.value,
-        workdir=workdir,
-        batch_size=_BATCH_SIZE.value,
-        num_trials=_TRIALS.value,
-        num_searches=_SEARCHES.value,
-        num_seeds=_SEEDS.value,
-        max_minutes=_MAX_MINUTES.value,
+    winners = compared.winners(
+        _METHODS.value, _SEARCHES.value, _TRIALS.value, _SEEDS.value
     )
-    if not winners:
-        return
-    rows = search.table(winners)
-    settings = {
-        flag.name: flag.value
-        for flag in flags.FLAGS.get_key_flags_for_module(__name__)
-        if flag.name not in {"workdir", "npz", "max_minutes"}
-    }
+    if winners:
+        _write(workdir, winners, settings, chosen.measure)
+        try:
+            _look_closer(workdir, compared, winners)
+        except search.OutOfTimeError as stop:
+            print(stop)
+
+
+def _write(
+    workdir: pathlib.Path,
+    winners: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    measure: str,
+) -> None:
+    rows = standings.table(winners)
     report.write_results(
         workdir / "results.json",
         {
             "command": "python -m trainers.compare",
             "settings": settings,
-            "data": "digits"
-            if not _NPZ.value
-            else pathlib.Path(_NPZ.value).name,
-            "searches": len(winners) // len(_METHODS.value),
+            "measure": measure,
+            "searches": len(winners) // len(rows),
+            "spaces": {
+                row["method"]: methods.METHODS[row["method"]].described()
+                for row in rows
+            },
             "table": rows,
-            "winners": [search.summary(winner) for winner in winners],
+            "winners": [standings.summary(winner) for winner in winners],
         },
     )
-    (workdir / "table.md").write_text(search.markdown(rows))
-    search.plot(
-        workdir / "errors.png",
-        winners,
-        f"{size} samples, {_PASSES.value} passes, "
-        f"{100 * _LABEL_NOISE.value:.0f} % wrong labels",
+    text = standings.markdown(rows, measure)
+    (workdir / "table.md").write_text(text)
+    title = (
+        f"{settings['data'] or settings['set']}, {settings['train_size']} "
+        f"samples, {settings['passes']} passes, "
+        f"{100 * settings['label_noise']:.0f} % wrong labels"
     )
-    print(search.markdown(rows))
+    pictures.plot_errors(workdir / "errors.png", winners, title, measure)
+    pictures.plot_curves(workdir / "curves.png", winners, title, measure)
+    print(text)
+    for row in rows:
+        if row["at_edge"]:
+            print(
+                f"{row['method']}: the best {', '.join(row['at_edge'])} lies "
+                "at an edge of its space. Widen it for all methods, and "
+                "search again."
+            )
+
+
+def _look_closer(
+    workdir: pathlib.Path,
+    compared: search.Comparison,
+    winners: Sequence[dict[str, Any]],
+) -> None:
+    """Varies Entropy-SGD's factors and measures flatness, where asked for."""
+    if _ABLATION.value:
+        own = [w for w in winners if w["method"] == "entropy_sgd"]
+        variants = ablation.ablate(compared, own)
+        report.write_results(workdir / "ablation.json", {"variants": variants})
+        text = ablation.markdown_of_variants(variants)
+        (workdir / "ablation.md").write_text(text)
+        print(text)
+    if _FLATNESS.value:
+        rows = ablation.flatness(compared, winners)
+        report.write_results(
+            workdir / "flatness.json",
+            {"runs": rows, "rank_correlations": ablation.correlations(rows)},
+        )
+        text = ablation.markdown_of_flatness(rows)
+        (workdir / "flatness.md").write_text(text)
+        print(text)
 
 
 if __name__ == "__main__":

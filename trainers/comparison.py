@@ -1,246 +1,31 @@
-"""Optimizers compared at equal gradient evaluations: methods, trials, runs.
+"""One network trained with one method, over and over, and judged alike.
 
-A run trains one network once. Hyper-parameters that vary from run to run are
-variables of the graph, so that each method is traced and compiled once.
+Every run has the same number of gradient evaluations, whatever an update of its
+method takes.
 """
 
-import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
-import scipy.optimize
 import tensorflow as tf
 
 import entropy_keras
+from entropy_keras.landscape import calibration
+from trainers import methods
 
-Values = Mapping[str, float]
-
-
-class Knobs(dict[str, tf.Variable]):
-    """Hyper-parameters by name, as variables that exist once asked for."""
-
-    def __missing__(self, name: str) -> tf.Variable:
-        self[name] = tf.Variable(0.0, name=name)
-        return self[name]
-
-    def turn(self, values: Values) -> None:
-        """Sets them.
-
-        Args:
-            values: A value for each name.
-        """
-        for name, variable in self.items():
-            variable.assign(values[name])
-
-
-class Annealed(keras.optimizers.schedules.LearningRateSchedule):
-    """A variable times half a period of the cosine.
-
-    Args:
-        knob: The variable.
-        num_updates: Number of updates at which it reaches 0.
-    """
-
-    def __init__(self, knob: tf.Variable, num_updates: int) -> None:
-        self._knob = knob
-        self._num_updates = num_updates
-
-    def __call__(self, step: Any) -> tf.Tensor:
-        """Returns the value at an update.
-
-        Args:
-            step: Number of the update.
-
-        Returns:
-            A scalar.
-        """
-        share = tf.cast(step, tf.float32) / self._num_updates
-        return self._knob * 0.5 * (1 + tf.cos(math.pi * tf.minimum(share, 1.0)))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns what Keras keeps of it in a compiled model."""
-        return {"name": self._knob.name}
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """An optimizer and where its hyper-parameters are looked for.
-
-    Attributes:
-        build: Takes the knobs, the number of updates and the choices, returns
-            the optimizer.
-        space: Bounds of each knob, drawn log-uniformly.
-        choices: Values of what needs a graph of its own, by name.
-        decay: Whether `weight_decay` is a penalty on the weights in the loss,
-            which all methods of the SGD kind have, or decoupled and the
-            optimizer's own.
-    """
-
-    build: Callable[[Knobs, int, Mapping[str, Any]], Any]
-    space: Mapping[str, tuple[float, float]]
-    choices: Mapping[str, tuple[Any, ...]] = dataclasses.field(
-        default_factory=dict
-    )
-    decay: str = "penalty"
-
-
-_DECAY = {"weight_decay": (1e-6, 0.1)}
-_SGD = keras.optimizers.SGD
-
-
-def entropy_sgd(
-    knobs: Knobs, num_updates: int, choices: Mapping[str, Any], **arguments: Any
-) -> Any:
-    """Returns Entropy-SGD with learning rate, step size and scope as knobs.
-
-    Args:
-        knobs: The knobs.
-        num_updates: Number of updates.
-        choices: Arguments of `EntropySGD`.
-        **arguments: Further ones, which win.
-
-    Returns:
-        The optimizer.
-    """
-    return entropy_keras.EntropySGD(
-        Annealed(knobs["learning_rate"], num_updates),
-        **dict[str, Any](
-            {
-                "langevin_learning_rate": lambda update: knobs["step_size"],
-                "scope": lambda update: knobs["scope"],
-                "temperature": 0.0,
-                "seed": 0,
-            }
-            | dict(choices)
-            | arguments
-        ),
-    )
-
-
-def _adam_inside(
-    knobs: Knobs, num_updates: int, choices: Mapping[str, Any]
-) -> Any:
-    steps = choices["num_langevin_steps"]
-    rule = keras.optimizers.AdamW(
-        Annealed(knobs["step_size"], num_updates * steps), weight_decay=0.0
-    )
-    rule.weight_decay = knobs["weight_decay"]
-    return entropy_keras.EntropySGD(
-        sampler=InnerAdamW(rule),
-        outer_optimizer=_SGD(0.7, momentum=0.9, nesterov=True),
-        scope=0.0,
-        temperature=0.0,
-        averaging_rate=1.0,
-        seed=0,
-        **choices,
-    )
-
-
-class InnerAdamW(entropy_keras.InnerOptimizer):
-    """An `InnerOptimizer` whose rule is used itself, with its variables."""
-
-    def copy_of_rule(self) -> Any:
-        """Returns the rule, whose knobs a copy would not turn."""
-        return self.rule
-
-
-def _adam(cls: Any) -> Callable[..., Any]:
-    def build(
-        knobs: Knobs, num_updates: int, choices: Mapping[str, Any]
-    ) -> Any:
-        del choices
-        optimizer = cls(Annealed(knobs["learning_rate"], num_updates))
-        if cls is keras.optimizers.AdamW:
-            optimizer.weight_decay = knobs["weight_decay"]
-        return optimizer
-
-    return build
-
-
-def _sam(knobs: Knobs, num_updates: int, choices: Mapping[str, Any]) -> Any:
-    return entropy_keras.SharpnessAware(
-        outer_optimizer=_SGD(
-            Annealed(knobs["learning_rate"], num_updates),
-            momentum=0.9,
-            nesterov=True,
-        ),
-        **choices,
-    )
-
-
-_RATES = {"learning_rate": (3e-3, 1.0), **_DECAY}
-_ENTROPY = {
-    "learning_rate": (0.3, 1.5),
-    "step_size": (1e-2, 0.3),
-    "scope": (1e-4, 1.0),
-    **_DECAY,
-}
-_STEPS = {"num_langevin_steps": (5, 20)}
-METHODS: dict[str, Method] = {
-    "sgd": Method(
-        lambda k, n, c: _SGD(
-            Annealed(k["learning_rate"], n), momentum=0.9, nesterov=True
-        ),
-        _RATES,
-    ),
-    "sgd_ema": Method(
-        lambda k, n, c: _SGD(
-            Annealed(k["learning_rate"], n),
-            momentum=0.9,
-            nesterov=True,
-            use_ema=True,
-            **c,
-        ),
-        _RATES,
-        {"ema_momentum": (0.95, 0.99)},
-    ),
-    "adam": Method(
-        _adam(keras.optimizers.Adam), {"learning_rate": (3e-4, 3e-2), **_DECAY}
-    ),
-    "adamw": Method(
-        _adam(keras.optimizers.AdamW),
-        {"learning_rate": (3e-4, 3e-2), "weight_decay": (1e-4, 10.0)},
-        decay="decoupled",
-    ),
-    "sam": Method(_sam, _RATES, {"radius": (0.02, 0.05, 0.1, 0.2)}),
-    "adaptive_sam": Method(
-        _sam, _RATES, {"radius": (0.2, 0.5, 1.0, 2.0), "adaptive": (True,)}
-    ),
-    "lookahead": Method(
-        lambda k, n, c: entropy_sgd(k, n, c, averaging_rate=1.0, scope=0.0),
-        {n: b for n, b in _ENTROPY.items() if n != "scope"},
-        _STEPS,
-    ),
-    "entropy_sgd": Method(entropy_sgd, _ENTROPY, _STEPS),
-    "entropy_sgd_defaults": Method(
-        lambda k, n, c: entropy_keras.EntropySGD(
-            Annealed(k["learning_rate"], n), seed=0
-        ),
-        {"learning_rate": (1.0, 1.0), "weight_decay": (1e-12, 1e-12)},
-    ),
-    "entropy_sgd_warm": Method(
-        lambda k, n, c: entropy_sgd(
-            k,
-            n,
-            c,
-            temperature=lambda update: k["temperature"],
-            estimator=entropy_keras.Displacement(subtract_noise=True),
-        ),
-        _ENTROPY | {"temperature": (1e-4, 0.1)},
-        _STEPS,
-    ),
-    "adam_inside": Method(
-        _adam_inside,
-        {"step_size": (3e-4, 1e-2), "weight_decay": (1e-4, 10.0)},
-        _STEPS,
-        decay="decoupled",
-    ),
-}
+Labelled = tuple[np.ndarray, np.ndarray]
+# What the error is, by which methods are chosen.
+ERROR, BITS = "error, %", "bits per character"
+# The error of what has diverged, which is worse than any.
+WORST = 100.0
+_POINTS = 20  # of a curve
+_CHUNK = 1000  # samples that are evaluated together
 
 
 class Runner:
@@ -250,26 +35,30 @@ class Runner:
         build_model: Takes a kernel regularizer, returns a model whose outputs
             are logits.
         method: The method.
-        choices: A value for each of its choices.
+        choices: A value for each of its choices. `recalibrate` says whether the
+            statistics of batch normalization are refreshed before they are
+            used, which they are unless told.
         data: `(x, y)` to train on.
         batch_size: Size of a mini-batch.
         passes: Passes through the data of each run: what all methods have in
             common is `passes * (len(x) // batch_size)` gradients.
+        measure: What the error is, `ERROR` or `BITS`.
         jit_compile: As for `compile`.
     """
 
     def __init__(
         self,
         build_model: Callable[[Any], keras.Model],
-        method: Method,
+        method: methods.Method,
         choices: Mapping[str, Any],
-        data: tuple[np.ndarray, np.ndarray],
+        data: Labelled,
         *,
         batch_size: int,
         passes: int,
+        measure: str = ERROR,
         jit_compile: Any = True,
     ) -> None:
-        self._knobs = Knobs()
+        self._knobs = methods.Knobs()
         penalty = self._knobs["weight_decay"]
         if method.decay == "decoupled":
             penalty = tf.constant(0.0)
@@ -280,10 +69,21 @@ class Runner:
         self._build = lambda: entropy_keras.EntropyModel.from_model(
             build_model(regularizer)
         )
-        self._num_gradients = passes * (len(data[0]) // batch_size)
-        num_updates = -(-self._num_gradients // self._count(method, choices))
+        self._data = tuple(tf.constant(array) for array in data)
+        self._batch_size, self._passes = batch_size, passes
+        self._measure, self._diverged = measure, False
+        choices = dict(choices)
+        recalibrate = choices.pop("recalibrate", True)
+        unused = method.build(methods.Knobs(), 1, choices)
+        self._per_update = getattr(unused, "gradients_per_update", 1)
+        self._minibatches = getattr(unused, "minibatches_per_update", 1)
+        gradients = passes * (len(data[0]) // batch_size)
+        self.optimizer = method.build(
+            self._knobs, -(-gradients // self._per_update), choices
+        )
+        if hasattr(self.optimizer, "propose"):
+            _follow(self.optimizer, self._knobs["noise_seed"])
         self.model = self._build()
-        self.optimizer = method.build(self._knobs, num_updates, choices)
         self.model.compile(
             self.optimizer,
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -295,159 +95,265 @@ class Runner:
             for v in self.optimizer.variables
             if "learning_rate" not in v.path
         ]
-        self._data, self._batch_size, self._passes = data, batch_size, passes
+        self._refresh = None
+        if recalibrate:
+            self._refresh = entropy_keras.callbacks.RecalibrateBatchNorm(
+                data[0], _CHUNK
+            )
+            self._refresh.set_model(self.model)
         self._logits = tf.function(
             lambda x: self.model(x, training=False),
+            input_signature=[
+                tf.TensorSpec([None, *data[0].shape[1:]], self._data[0].dtype)
+            ],
             jit_compile=False,
-            reduce_retracing=True,
         )
 
-    @staticmethod
-    def _count(method: Method, choices: Mapping[str, Any]) -> int:
-        """Returns the gradients that an update takes."""
-        optimizer = method.build(Knobs(), 1, choices)
-        return getattr(optimizer, "gradients_per_update", 1)
-
-    def run(self, values: Values, seed: int) -> dict[str, float]:
+    def run(
+        self,
+        values: methods.Values,
+        seed: int,
+        watched: Labelled | None = None,
+        *,
+        keep_best: bool = False,
+    ) -> dict[str, Any]:
         """Trains once.
 
         Args:
             values: A value for each knob.
-            seed: Of the weights and of the order of the samples.
+            seed: Of the weights, the order of the samples and the noise.
+            watched: `(x, y)` to follow error and loss on.
+            keep_best: Whether to end with the weights that had the least error
+                on them, rather than with the last.
 
         Returns:
-            Seconds, updates and gradient evaluations.
+            Seconds, updates and gradient evaluations, and with `watched` also
+            `curve`: lists of these, error and loss along the training. The
+            seconds are without what watching takes.
         """
-        self._knobs.turn(values)
+        self._knobs.turn({**values, "noise_seed": seed})
         keras.utils.set_random_seed(seed)
         self.model.set_weights(self._build().get_weights())
         for variable, value in self._state:
             variable.assign(value)
+        dataset, batches = self._batches(seed)
+        updates = -(-batches // self._minibatches)
+        gradients = batches * self._per_update // self._minibatches
+        settings: dict[str, Any] = {}
+        watch = None
+        if watched is not None:
+            watch = Watch(self, watched, gradients / updates)
+            steps = -(-updates // _POINTS)
+            settings = {
+                "callbacks": [watch],
+                "steps_per_epoch": steps,
+                "epochs": -(-updates // steps),
+            }
+        self._diverged = False
+        start = time.monotonic()
+        with warnings.catch_warnings():
+            # The last part of a curve is shorter.
+            warnings.filterwarnings("ignore", ".*ran out of data")
+            try:
+                self.model.fit(dataset, shuffle=False, verbose=0, **settings)
+            except FloatingPointError:
+                self._diverged = True  # a result like others
+        found: dict[str, Any] = {
+            "seconds": time.monotonic() - start,
+            "updates": int(self.optimizer.iterations.numpy()),
+            "gradient_evaluations": gradients,
+        }
+        self.recalibrate()
+        if watch is not None:
+            found["seconds"] -= watch.spent
+            found["curve"] = watch.curve
+            if keep_best:
+                self.model.set_weights(watch.best)
+                self._diverged = False
+        return found
+
+    def _batches(self, seed: int) -> tuple[tf.data.Dataset, int]:
+        """Returns the mini-batches of a run, and their number."""
         x, y = self._data
-        per_update = getattr(self.optimizer, "gradients_per_update", 1)
-        minibatches = getattr(self.optimizer, "minibatches_per_update", 1)
         # SAM takes two gradients of one mini-batch: half as many of them.
-        passes = self._passes * minibatches / per_update
-        batches = round(passes * (len(x) // self._batch_size))
+        passes = self._passes * self._minibatches / self._per_update
+        each = len(x) // self._batch_size
+        batches = round(passes * each)
         order = np.random.default_rng(seed)
         rows = np.concatenate([
-            order.permutation(len(x))[
-                : len(x) // self._batch_size * self._batch_size
-            ]
+            order.permutation(len(x))[: each * self._batch_size]
             for _ in range(math.ceil(passes))
-        ])[: batches * self._batch_size]
+        ])
         options = tf.data.Options()
         options.autotune.enabled = False
-        dataset = (
-            tf.data.Dataset
-            .from_tensor_slices((x[rows], y[rows]))
-            .batch(self._batch_size, drop_remainder=True)
-            .with_options(options)
+        dataset = tf.data.Dataset.from_tensor_slices(
+            rows.reshape(-1, self._batch_size)[:batches]
         )
-        start = time.monotonic()
-        self.model.fit(dataset, shuffle=False, verbose=0)
-        updates = int(self.optimizer.iterations.numpy())
-        return {
-            "seconds": time.monotonic() - start,
-            "updates": updates,
-            "gradient_evaluations": batches * per_update // minibatches,
-        }
+        return (
+            dataset.map(
+                lambda i: (tf.gather(x, i), tf.gather(y, i))
+            ).with_options(options),
+            batches,
+        )
+
+    def recalibrate(self) -> None:
+        """Refreshes the statistics of batch normalization."""
+        if self._refresh is not None:
+            self._refresh.recalibrate()
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Returns what the trained network says.
+
+        Args:
+            x: Samples.
+
+        Returns:
+            Logits of shape `[n, classes]`; samples that are sequences have as
+            many rows as symbols.
+        """
+        found = np.concatenate([
+            self._logits(tf.constant(x[start : start + _CHUNK])).numpy()
+            for start in range(0, len(x), _CHUNK)
+        ])
+        return found.reshape(-1, found.shape[-1]).astype("float64")
 
     def judge(
-        self, data: tuple[np.ndarray, np.ndarray], scale: float = 1.0
-    ) -> dict[str, float]:
+        self, data: Labelled, temperature: float = 1.0
+    ) -> dict[str, float | None]:
         """Evaluates the trained network.
 
         Args:
             data: `(x, y)`.
-            scale: What divides the logits for the calibrated loss.
+            temperature: What divides the logits for the calibrated loss.
 
         Returns:
-            Error in per cent, loss, and loss after division of the logits.
+            Error, loss, loss after division of the logits, and the expected
+            calibration error; for what has diverged `WORST` and `None`.
         """
-        logits = self._logits(tf.constant(data[0])).numpy().astype("float64")
+        logits, labels = self.logits(data[0]), data[1].ravel()
+        if self._diverged or not np.isfinite(logits).all():
+            lost = ("loss", "calibrated_loss", "calibration_error")
+            return {"error": WORST, **dict.fromkeys(lost)}
+        loss = calibration.log_loss(logits, labels)
+        error = 100 * float((logits.argmax(1) != labels).mean())
         return {
-            "error": 100 * float((logits.argmax(1) != data[1]).mean()),
-            "loss": log_loss(logits, data[1]),
-            "calibrated_loss": log_loss(logits / scale, data[1]),
+            "error": loss / math.log(2) if self._measure == BITS else error,
+            "loss": loss,
+            "calibrated_loss": calibration.log_loss(
+                logits, labels, temperature
+            ),
+            "calibration_error": calibration.expected_calibration_error(
+                logits, labels
+            ),
         }
 
-    def fitted_scale(self, data: tuple[np.ndarray, np.ndarray]) -> float:
+    def fitted_temperature(self, data: Labelled) -> float:
         """Returns the division of the logits that lowers the loss most.
 
         Args:
             data: `(x, y)` that no weights were trained on.
 
         Returns:
-            A positive number.
+            A positive number, 1 if there is none: where all predictions are
+            right or worse than chance.
         """
-        logits = self._logits(tf.constant(data[0])).numpy().astype("float64")
-        found = scipy.optimize.minimize_scalar(
-            lambda log: log_loss(logits / math.exp(log), data[1]),
-            bounds=(-3, 3),
-            method="bounded",
+        try:
+            return calibration.fit_temperature(
+                self.logits(data[0]), data[1].ravel()
+            )
+        except ValueError:
+            return 1.0
+
+
+def _follow(optimizer: Any, seed: tf.Variable) -> None:
+    """Lets the noise follow a seed that varies without a new graph.
+
+    Args:
+        optimizer: One of several gradients per update.
+        seed: What is added to the number of the replica, which the noise is a
+            function of.
+    """
+    propose = optimizer.propose
+
+    def moved(
+        gradient_at: Any, anchor: Any, slots: Any, clock: Any
+    ) -> entropy_keras.Proposal:
+        replica = tf.cast(clock.replica, tf.int64) + tf.cast(seed, tf.int64)
+        return propose(
+            gradient_at, anchor, slots, clock._replace(replica=replica)
         )
-        return math.exp(found.x)
+
+    optimizer.propose = moved
 
 
-def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean cross-entropy.
-
-    Args:
-        logits: Of shape `[n, classes]`.
-        labels: Of shape `[n]`.
-
-    Returns:
-        The loss.
-    """
-    shifted = logits - logits.max(1, keepdims=True)
-    chosen = shifted[np.arange(len(labels)), labels]
-    return float((np.log(np.exp(shifted).sum(1)) - chosen).mean())
-
-
-def trials(
-    method: Method, num_trials: int, seed: int
-) -> list[tuple[dict[str, float], dict[str, Any]]]:
-    """Draws the trials of a search.
+class Watch(keras.callbacks.Callback):
+    """Judges the network at the start and at the end of each epoch.
 
     Args:
-        method: The method.
-        num_trials: How many.
-        seed: Of the draws.
+        runner: Whose network it is.
+        data: `(x, y)` to judge it on.
+        gradients_per_update: Gradient evaluations of an update.
 
-    Returns:
-        A value for each knob, and for each choice.
+    Attributes:
+        curve: What was found, as lists by name.
+        best: The weights of least error.
+        spent: Seconds that it has taken.
     """
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(num_trials):
-        values = {
-            name: float(np.exp(rng.uniform(*np.log(bounds))))
-            for name, bounds in method.space.items()
-        }
-        choices = {
-            name: options[rng.integers(len(options))]
-            for name, options in method.choices.items()
-        }
-        drawn.append((values, choices))
-    return drawn
 
+    def __init__(
+        self, runner: Runner, data: Labelled, gradients_per_update: float
+    ) -> None:
+        super().__init__()
+        self._runner, self._watched = runner, data
+        self._per_update = gradients_per_update
+        self.curve: dict[str, list[Any]] = {
+            "updates": [], "gradient_evaluations": [], "seconds": [],
+            "error": [], "loss": [],
+        }  # fmt: skip
+        self.best: list[np.ndarray] = []
+        self.spent = 0.0
+        self._average: Any = None
+        if getattr(runner.optimizer, "use_ema", False):
+            self._average = keras.callbacks.SwapEMAWeights()
+            self._average.set_model(runner.model)
 
-def at_edge(method: Method, values: Values, margin: float = 0.05) -> list[str]:
-    """Returns the knobs whose value lies near an end of its space.
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Judges the network that training starts from.
 
-    Args:
-        method: The method.
-        values: A value for each knob.
-        margin: What is near, as a share of the logarithmic range.
+        Args:
+            logs: Not used.
+        """
+        del logs
+        self._start = time.monotonic()
+        self._look(averaged=False)
 
-    Returns:
-        Their names.
-    """
-    found = []
-    for name, (low, high) in method.space.items():
-        if low < high:
-            share = math.log(values[name] / low) / math.log(high / low)
-            if not margin <= share <= 1 - margin:
-                found.append(name)
-    return found
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Judges the network.
+
+        Args:
+            epoch: Not used.
+            logs: Not used.
+        """
+        del epoch, logs
+        self._look(averaged=self._average is not None)
+
+    def _look(self, *, averaged: bool) -> None:
+        runner, begun = self._runner, time.monotonic()
+        updates = int(runner.optimizer.iterations.numpy())
+        if averaged:
+            self._average.on_test_begin()
+        runner.recalibrate()
+        found = runner.judge(self._watched)
+        if not self.best or found["error"] < min(self.curve["error"]):
+            self.best = runner.model.get_weights()
+        if averaged:
+            self._average.on_test_end()
+        for name, value in (
+            ("updates", updates),
+            ("gradient_evaluations", round(updates * self._per_update)),
+            ("seconds", round(begun - self._start - self.spent, 4)),
+            ("error", found["error"]),
+            ("loss", found["loss"]),
+        ):
+            self.curve[name].append(value)
+        self.spent += time.monotonic() - begun

@@ -34,6 +34,7 @@ from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.predictions import LocalPredictions
+from entropy_keras.landscape.predictions import Predictor
 from entropy_keras.landscape.predictions import local_predictions
 from entropy_keras.landscape.products import gauss_newton_operator
 from entropy_keras.landscape.products import gauss_newton_vector_product
@@ -72,6 +73,7 @@ __all__ = [
     "Measured",
     "Objective",
     "Plan",
+    "Predictor",
     "Slice",
     "Spectrum",
     "Trace",

@@ -1,22 +1,29 @@
 """Langevin chains around the weights of a model."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.sparse.linalg import LinearOperator
 
+from entropy_keras import chain as chain_lib
+from entropy_keras import estimators
+from entropy_keras import samplers
 from entropy_keras.landscape.lanczos import extremes
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import hessian_product
 from entropy_keras.landscape.products import operator
-from entropy_keras.samplers import Setting
-from entropy_keras.samplers import SplitSGLD
+from entropy_keras.side_by_side import SideBySide
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
+
+Measure = Callable[["Walk", tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +46,9 @@ class Chains:
     """Samples `exp(-(s f(x') + scope/2 |x' - x|**2) / temperature)`.
 
     Here x are the weights of the model and s, the coupling, runs from 0, where
-    the law is Gaussian, to 1. A step is that of `SplitSGLD`, which solves the
-    pull of the scope exactly, with noise that is the average of two successive
-    draws. This makes the variance exact whenever f is quadratic, whatever the
-    step size, where independent draws leave an error in proportion to it; for
-    other f the error is of second order in the step size.
+    the law is Gaussian, to 1. The steps are those of the optimizer's chain; of
+    its samplers `SplitSGLD(average_noise=True)` and `SGHMC` have the exact
+    variance whenever f is quadratic, whatever the step size.
 
     Everything is compiled once, at the first call: other weights, scopes,
     temperatures and seeds reuse it.
@@ -55,9 +60,13 @@ class Chains:
             are linear in f stay unbiased but for the heat of the gradient
             noise: step size times its covariance, halved, adds to the
             temperature.
+        sampler: A sampler by name or object; `None` for
+            `SplitSGLD(average_noise=True)`. It must sample the Gibbs law as it
+            is: `SGLD` only without momentum.
 
     Raises:
-        ValueError: If `minibatch_size` is not a positive integer.
+        ValueError: If `minibatch_size` is not a positive integer, or the
+            sampler samples another law.
 
     Example:
     >>> model = keras.Sequential(
@@ -68,14 +77,13 @@ class Chains:
     >>> plan = Plan(scope=1.0, num_chains=4, num_steps=30)
     >>> chains.run(plan, [0.5, 1.0], step_sizes=[0.1, 0.1]).losses.shape
     (20, 4, 2)
-
-    References:
-        Leimkuhler and Matthews, "Rational construction of stochastic numerical
-        methods for molecular sampling", 2013, for the noise.
     """
 
     def __init__(
-        self, objective: Objective, minibatch_size: int | None = None
+        self,
+        objective: Objective,
+        minibatch_size: int | None = None,
+        sampler: str | samplers.Sampler | None = None,
     ) -> None:
         require(
             minibatch_size is None or is_integer(minibatch_size, 1),
@@ -83,19 +91,28 @@ class Chains:
             "None or a positive integer",
             minibatch_size,
         )
+        if sampler is None:
+            sampler = samplers.SplitSGLD(average_noise=True)
+        self.sampler = samplers.get(sampler)
+        require(
+            self.sampler.samples_gibbs_law,
+            "sampler",
+            "one that samples the Gibbs law of the loss as it is, such as "
+            "'sghmc', 'split_sgld' or SGLD(momentum=0.0)",
+            self.sampler,
+        )
         self.objective = objective
         self.minibatch_size = minibatch_size
         self.evaluate = self._over_data(_loss_and_gradient)
         self._losses = self._over_data(Objective.batch_loss)
-        self._compiled_run = _compiled(self._run)
+        self._moments = self.walker(lambda walk, *moments: tf.stack(moments))
         self._compiled_draw = _compiled(self._draw)
         self.hessian_product = hessian_product(objective)
 
     def run(self, plan: Plan, couplings: Any, step_sizes: Any) -> Samples:
         """Runs `plan.num_chains` chains at each coupling.
 
-        They start from draws of the law at coupling 0, the same for all
-        couplings.
+        They start from draws of the law at coupling 0.
 
         Args:
             plan: What to sample.
@@ -106,29 +123,97 @@ class Chains:
         Returns:
             What they saw.
         """
+        # Chains vary slowest, so that each coupling is a column of a table.
+        walk = self.begin(
+            plan,
+            np.tile(step_sizes, plan.num_chains),
+            np.tile(couplings, plan.num_chains),
+            stationary=True,
+        )
+        walk, *_ = self._moments(walk, plan.num_discarded)
+        count = plan.num_steps - plan.num_discarded
+        _, losses, sums = self._moments(walk, count)
+        table = (plan.num_chains, len(step_sizes))
+        return Samples(
+            losses.numpy().reshape(-1, *table),
+            *(sums.numpy() / count).reshape(2, *table, -1),
+        )
+
+    def begin(
+        self,
+        plan: Plan,
+        step_sizes: np.ndarray,
+        couplings: np.ndarray,
+        *,
+        stationary: bool = False,
+        metric: tf.Tensor | None = None,
+    ) -> "Walk":
+        """Returns chains before their first step.
+
+        Args:
+            plan: Scope, temperature and seed.
+            step_sizes: Step size of each chain.
+            couplings: Coupling of each chain.
+            stationary: Whether they start from draws of the law at coupling 0,
+                and not from the weights of the model.
+            metric: The metric M, of shape `[n]`, or `None` for 1.
+
+        Returns:
+            What a `walker` takes.
+        """
         dtype = self.objective.dtype
 
-        # Chains vary slowest, so that each coupling is a column of a table.
-        def repeated(values: Any) -> tf.Tensor:
-            return tf.constant(np.tile(values, plan.num_chains)[:, None], dtype)
+        def column(values: np.ndarray) -> tf.Tensor:
+            return tf.constant(values[:, None], dtype)
 
-        losses, means = self._compiled_run(
-            self.objective.position(),
-            tf.repeat(self._start(plan), len(couplings), axis=0),
-            repeated(couplings),
-            {
-                "step_size": repeated(step_sizes),
-                "scope": tf.constant(plan.scope, dtype),
-                "temperature": tf.constant(plan.temperature, dtype),
-            },
-            tf.constant(plan.num_steps),
-            tf.constant(plan.num_discarded),
-            tf.constant(plan.seed),
+        setting = samplers.Setting(
+            column(step_sizes),
+            tf.constant(plan.scope, dtype),
+            tf.constant(plan.temperature, dtype),
+            metric,
         )
-        table = (plan.num_chains, len(couplings))
-        return Samples(
-            losses.numpy()[plan.num_discarded :].reshape(-1, *table),
-            *means.numpy().reshape(2, *table, -1),
+        count = len(step_sizes)
+        anchor = tf.repeat(self.objective.position()[None], count, axis=0)
+        seed = tf.constant(plan.seed)
+        chain = self._chain(setting, seed, stationary)
+        slots = chain.sampler.initial_slots([anchor])
+        return Walk(
+            chain.start([anchor], (slots, ())),
+            anchor,
+            column(couplings),
+            setting,
+            seed,
+            tf.constant(0),
+        )
+
+    def walker(
+        self, measure: Measure
+    ) -> Callable[["Walk", int], tuple["Walk", tf.Tensor, tf.Tensor]]:
+        """Returns a compiled function that lets chains take steps.
+
+        Args:
+            measure: What to sum over the steps: a tensor of the chains, and of
+                the displacements and gradients where each step begins, both of
+                shape `[chains, n]`.
+
+        Returns:
+            A function of chains and a number of steps, which returns the chains
+            after them, the losses where they begin, of shape `[steps, chains]`,
+            and the sum.
+        """
+        compiled = _compiled(functools.partial(self._walk, measure))
+        return lambda walk, num_steps: compiled(walk, tf.constant(num_steps))
+
+    def _chain(
+        self, setting: samplers.Setting, seed: tf.Tensor, stationary: bool
+    ) -> chain_lib.Chain:
+        return chain_lib.Chain(
+            SideBySide(self.sampler),
+            [setting],
+            _Noise(seed),
+            estimators.Nothing(),
+            stationary_start=stationary,
+            compiled=False,
         )
 
     def draw(self, plan: Plan) -> np.ndarray:
@@ -168,14 +253,34 @@ class Chains:
         """
         anchor = self.objective.position()
         drawn = anchor + plan.deviation * self._start(plan)
-        largest = 0.0
-        for position in (anchor, *drawn):
-            hessian = operator(self.objective, self.hessian_product, position)
-            if not np.isfinite(hessian.matvec(anchor.numpy())).all():
-                return np.nan
-            found = extremes(hessian, 1, 1e-2, 100, plan.seed)
-            largest = max(largest, found.largest[0] + found.largest_errors[0])
-        return largest
+        found = [self.curvature(x, plan.seed) for x in (anchor, *drawn)]
+        return float(np.max([0.0, *found]))  # NaN if one of them is
+
+    def curvature(
+        self, position: tf.Tensor, seed: int, metric: Any = 1.0
+    ) -> float:
+        """Returns the largest eigenvalue of the Hessian in a metric.
+
+        Args:
+            position: Where, of shape `[n]`.
+            seed: Of the start of Lanczos's method.
+            metric: The metric M, of shape `[n]`, or 1.
+
+        Returns:
+            That of `sqrt(M) H sqrt(M)`; NaN if not finite.
+        """
+        hessian = operator(self.objective, self.hessian_product, position)
+        root = np.sqrt(metric)
+        scaled = LinearOperator(
+            hessian.shape,
+            matvec=lambda vector: root * hessian.matvec(root * vector),
+            dtype=hessian.dtype,
+        )
+        scaled.precision = hessian.precision
+        if not np.isfinite(scaled.matvec(position.numpy())).all():
+            return np.nan
+        found = extremes(scaled, 1, 1e-2, 100, seed)
+        return float(found.largest[0] + found.largest_errors[0])
 
     def _over_data(self, function: Callable[..., tf.Tensor]) -> Any:
         """Returns a function of positions `[chains, n]` and a seed.
@@ -232,51 +337,40 @@ class Chains:
 
         return on_minibatches
 
-    def _run(
-        self,
-        anchor: tf.Tensor,
-        start: tf.Tensor,
-        couplings: tf.Tensor,
-        pull: dict[str, tf.Tensor],
-        num_steps: tf.Tensor,
-        num_discarded: tf.Tensor,
-        seed: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        setting = Setting(**pull)
-        decay = tf.exp(-setting.step_size * setting.scope)
-        noise_scale = tf.math.rsqrt(2.0 * (1.0 + decay))
-        deviation = tf.sqrt(setting.temperature / setting.scope)
+    def _walk(
+        self, measure: Measure, walk: "Walk", num_steps: tf.Tensor
+    ) -> tuple["Walk", tf.Tensor, tf.Tensor]:
+        anchor, seed = walk.anchor, walk.seed
+        chain = self._chain(walk.setting, seed, False)
 
         def body(
             step: tf.Tensor,
-            position: tf.Tensor,
-            noise: tf.Tensor,
-            sums: tf.Tensor,
+            state: chain_lib.State,
+            total: tf.Tensor,
             trace: tf.TensorArray,
         ) -> tuple[Any, ...]:
+            (position,) = state.position
             evaluated = self.evaluate(position, [seed, 2 * step + 1])
             loss, gradient = evaluated[:, 0], evaluated[:, 1:]
-            counts = tf.cast(step >= num_discarded, anchor.dtype)
-            sums += counts * tf.stack([position - anchor, gradient])
-            fresh = tf.random.stateless_normal(
-                start.shape, [seed, 2 * (step + 1)], dtype=anchor.dtype
+            total += measure(walk, position - anchor, gradient)
+            trace = trace.write(step - walk.step, loss)
+            state = chain.advance(
+                state, [walk.couplings * gradient], [anchor], step + 1
             )
-            noise = (noise + fresh) * noise_scale
-            position, _ = SplitSGLD().move(
-                position, couplings * gradient, anchor, noise, (), setting
-            )
-            return step + 1, position, fresh, sums, trace.write(step, loss)
+            return step + 1, state, total, trace
 
-        position = anchor + deviation * start
-        sums = tf.zeros([2, *start.shape], anchor.dtype)
-        losses = tf.TensorArray(anchor.dtype, num_steps)
-        *_, sums, trace = tf.while_loop(
-            lambda step, *_: step < num_steps,
+        last = walk.step + num_steps
+        step, state, total, trace = tf.while_loop(
+            lambda step, *_: step < last,
             body,
-            (tf.constant(0), position, start, sums, losses),
+            (
+                walk.step,
+                walk.state,
+                tf.zeros_like(measure(walk, anchor, anchor)),
+                tf.TensorArray(anchor.dtype, num_steps),
+            ),
         )
-        count = tf.cast(num_steps - num_discarded, anchor.dtype)
-        return trace.stack(), sums / count
+        return walk._replace(state=state, step=step), trace.stack(), total
 
     def _draw(
         self,
@@ -299,6 +393,48 @@ class Chains:
             fn_output_signature=anchor.dtype,
             parallel_iterations=1,
         )
+
+
+class Walk(NamedTuple):
+    """Chains on their way, one in each row.
+
+    Attributes:
+        state: Where they are, and what else goes from step to step.
+        anchor: The weights x in each row, of shape `[chains, n]`.
+        couplings: What multiplies the loss, of shape `[chains, 1]`.
+        setting: Step sizes, scope, temperature and metric.
+        seed: Of the noise and of the minibatches.
+        step: How many steps they have taken.
+    """
+
+    state: chain_lib.State
+    anchor: tf.Tensor
+    couplings: tf.Tensor
+    setting: samplers.Setting
+    seed: tf.Tensor
+    step: tf.Tensor
+
+
+class _Noise(NamedTuple):
+    """Noise under a seed that is a tensor; see `chain.Noise`.
+
+    Without XLA that of `tf.random` is faster.
+    """
+
+    seed: tf.Tensor
+
+    def keys(
+        self, count: int, step: tf.Tensor | int, stream: int
+    ) -> list[tf.Tensor]:
+        """Returns the keys of the only tensor there is."""
+        del count
+        # Odd numbers belong to minibatches. Streams differ at the start alone.
+        number = 2 * step - stream * 2**30
+        return [tf.stack([self.seed, number])]
+
+    def normal(self, like: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Returns standard normals under a key, of the shape of a tensor."""
+        return tf.random.stateless_normal(like.shape, key, dtype=like.dtype)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from entropy_keras import samplers
 from entropy_keras.landscape.chains import Chains
 from entropy_keras.landscape.entropy_estimators import LocalEntropyEstimate
 from entropy_keras.landscape.entropy_estimators import importance
@@ -48,6 +49,7 @@ def local_entropy(
     num_nodes: int = 8,
     step_size: float | None = None,
     minibatch_size: int | None = None,
+    sampler: str | samplers.Sampler | None = None,
     minimum_loss: float = 0.0,
     seed: int = 0,
     **options: Any,
@@ -92,6 +94,7 @@ def local_entropy(
             coupling by the largest curvature at x and at a random draw.
         minibatch_size: Samples per step and chain; `None` for all. Their noise
             adds heat, which matters where T is near 1 / N.
+        sampler: See `Chains`.
         minimum_loss: What the loss, of any weights, never falls below. It is
             the upper bound where chains fail.
         seed: Of the noise.
@@ -128,7 +131,7 @@ def local_entropy(
     plan = Plan(scope, temperature, num_chains, num_steps, step_size, seed)
     _check(method, num_nodes, minimum_loss)
     objective = Objective(model, data, loss, **options)
-    chains = Chains(objective, minibatch_size)
+    chains = Chains(objective, minibatch_size, sampler)
     return estimate_local_entropy(chains, plan, method, num_nodes, minimum_loss)
 
 
@@ -266,6 +269,7 @@ def local_entropy_gradient(
     num_steps: int = 500,
     step_size: float | None = None,
     minibatch_size: int | None = None,
+    sampler: str | samplers.Sampler | None = None,
     seed: int = 0,
     **options: Any,
 ) -> EntropyGradientEstimate:
@@ -288,6 +292,7 @@ def local_entropy_gradient(
         num_steps: Steps of each, at least 12; the first third does not count.
         step_size: Step size of the chains; `None` to choose it by curvature.
         minibatch_size: Samples per step and chain; `None` for all.
+        sampler: See `Chains`.
         seed: Of the noise.
         **options: `batch_size` and `training`.
 
@@ -316,7 +321,9 @@ def local_entropy_gradient(
     require(
         estimator in ESTIMATORS, "estimator", f"one of {ESTIMATORS}", estimator
     )
-    chains = Chains(Objective(model, data, loss, **options), minibatch_size)
+    chains = Chains(
+        Objective(model, data, loss, **options), minibatch_size, sampler
+    )
     curvature = chains.largest_curvature(plan)
     steps = plan.step_sizes(np.ones(1), curvature)
     samples = chains.run(plan, np.ones(1), steps)
@@ -327,8 +334,9 @@ def local_entropy_gradient(
     )
     found = diagnose(samples.losses, steps * curvature)
     (reason,) = found.faults
-    gradient = of_chains.mean(0)
-    error = of_chains.std(0, ddof=1) / np.sqrt(num_chains)
+    with np.errstate(invalid="ignore"):  # Infinities of both signs.
+        gradient = of_chains.mean(0)
+        error = of_chains.std(0, ddof=1) / np.sqrt(num_chains)
     if not reason and not np.isfinite([gradient, error]).all():
         reason = "the gradient is not finite"
     if reason:

@@ -207,7 +207,9 @@ class Objective:
         """
         mapping = list(zip(self.variables, weights, strict=True))
         with keras.StatelessScope(mapping):
-            return self._model(x, training=False)
+            return self._model(
+                x, **passes.training_argument(self._model.call, False)
+            )
 
     def batch_loss_and_gradient(
         self, position: tf.Tensor, batch: Any

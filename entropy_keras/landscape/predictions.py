@@ -9,12 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from entropy_keras import chain as chain_lib
-from entropy_keras import estimators
 from entropy_keras import geometry
 from entropy_keras import samplers
 from entropy_keras.landscape import mixing
 from entropy_keras.landscape.chains import Chains
+from entropy_keras.landscape.chains import Walk
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.validation import is_integer
@@ -25,6 +24,10 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "sigmoid": tf.nn.sigmoid,
     "linear": tf.identity,
 }
+# Gradients at the weights from which a metric learns before the chains start.
+_OBSERVATIONS = 100
+# Share by which the temperature may be missed, beyond three standard errors.
+_TOLERANCE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,20 +37,37 @@ class LocalPredictions:
     Attributes:
         mean: The average over chains and samples, of the shape of the
             predictions.
-        deviation: The deviation from sample to sample, likewise.
-        effective_sample_size: Independent samples that the chains are worth,
-            the fewer of those for the loss and for the predictions.
-        r_hat: The larger split R-hat of the two, 1 where chains agree.
+        deviation: The deviation from sample to sample, likewise: in regression,
+            what is not known of the mean, without the noise of the targets.
+        effective_sample_size: Independent samples that the chains are worth:
+            the fewest of those for the loss, the predictions and the
+            temperature.
+        r_hat: The largest split R-hat of these, 1 where chains agree.
+        temperature: The temperature that the chains had, by the mean of
+            displacement times force, over all weights.
         step_size: Step size of the chains.
         reason: Why the chains are not to be trusted, or empty.
+
+    Example:
+    >>> found = LocalPredictions(
+    ...     np.array([[0.9, 0.1]]), np.zeros([1, 2]), 400.0, 1.0, 0.01, 0.1, ""
+    ... )
+    >>> found.logits.round(2).tolist()
+    [[-0.11, -2.3]]
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     effective_sample_size: float
     r_hat: float
+    temperature: float
     step_size: float
     reason: str
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Logarithms of mean probabilities, for `log_loss` and its like."""
+        return np.log(np.maximum(self.mean, np.finfo("float32").tiny))
 
 
 def local_predictions(
@@ -64,8 +84,8 @@ def local_predictions(
     steps_per_sample: int = 10,
     step_size: float | None = None,
     minibatch_size: int | None = None,
-    sampler: Any = None,
-    metric: Any = "identity",
+    sampler: str | samplers.Sampler = "sghmc",
+    metric: str | geometry.Metric = "identity",
     seed: int = 0,
     **options: Any,
 ) -> LocalPredictions:
@@ -88,25 +108,32 @@ def local_predictions(
         loss: The loss; `None` for the compiled one.
         activation: What makes of the model's outputs what is averaged:
             `"softmax"`, `"sigmoid"`, or `"linear"` where they are that already.
-            `None` takes it from the loss if that is a `keras.losses.Loss`.
-        num_chains: Independent chains, at least 2, from draws of their law
-            under a flat loss.
+            `None` takes it from the loss if that is one of Keras's.
+        num_chains: Independent chains, at least 2, from the weights.
         num_samples: Samples of each that count, at least 8. As many steps as
             half of them take are made before.
         steps_per_sample: Steps between two samples.
         step_size: Step size, in units of the inverse scope; `None` for half the
-            inverse of the largest curvature, pull included.
-        minibatch_size: Samples of a gradient; `None` for all data.
-        sampler: A name in `samplers.NAMES` or an object, of those that move by
-            gradients; `None` for `SplitSGLD(average_noise=True)`, whose law is
-            that of a quadratic loss at any step size.
-        metric: `"identity"`, `"relative"` or an object of `geometry` that does
-            not learn.
+            inverse of the largest curvature at the weights, pull included.
+        minibatch_size: Samples of a gradient, drawn for each chain and step;
+            `None` for all data. Their noise is heat: with covariance C it adds
+            `step_size * C / (2 * (1 - momentum))` to the temperature along
+            each direction, which a posterior rarely has room for but at step
+            sizes far below the default.
+        sampler: A name in `samplers.NAMES` or an object, of those that sample
+            this law: not `SGLD` with momentum, for which the loss counts more
+            than once.
+        metric: A metric M by name or object, which makes the pull
+            `scope/2 * (x' - x)' M**-1 (x' - x)`. `"rms_gradients"` learns from
+            100 gradients at the weights; `"learned"` cannot learn that fast.
         seed: Of the noise and of the minibatches.
-        **options: `batch_size`.
+        **options: `batch_size`, that of `x` too.
 
     Returns:
-        Means and deviations, with the diagnostics of the chains.
+        Means and deviations, with the diagnostics of the chains. A warning
+        says why they are not to be trusted: if split R-hat exceeds 1.2, if they
+        are worth fewer than 50 independent samples, or if their temperature is
+        a fifth off.
 
     Raises:
         ValueError: If an argument cannot be; see also `Objective` and `Plan`.
@@ -117,8 +144,7 @@ def local_predictions(
     >>> model.compile(loss="mse")
     >>> x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
     >>> found = landscape.local_predictions(
-    ...     model, x, (x, 2 * x), scope=0.1, temperature=0.01,
-    ...     activation="linear", num_samples=100,
+    ...     model, x, (x, 2 * x), scope=0.1, temperature=0.01, num_samples=100
     ... )
     >>> found.mean.shape, found.deviation.shape, found.reason
     ((20, 1), (20, 1), '')
@@ -127,220 +153,324 @@ def local_predictions(
         Chaudhari et al., arXiv:1611.01838v1, equation 8; Izmailov et al., "What
         are Bayesian neural network posteriors really like?", ICML 2021.
     """
-    objective = Objective(model, data, loss, **options)
-    act = _activation(model, loss, activation)
-    counts = {"num_samples": (num_samples, 8), "steps_per_sample":
-              (steps_per_sample, 1)}  # fmt: skip
-    for name, (value, least) in counts.items():
-        require(
-            is_integer(value, least), name, f"an integer from {least} on", value
-        )
-    if sampler is None:
-        sampler = samplers.SplitSGLD(average_noise=True)
-    sampler, metric = samplers.get(sampler), geometry.get(metric)
-    require(
-        sampler.uses_gradient,
-        "sampler",
-        "one that moves by gradients",
-        sampler,
-    )
-    require(
-        not keras.tree.flatten(metric.initial_slots(objective.variables)),
-        "metric",
-        "one that does not learn, as 'identity' and 'relative'",
-        metric,
-    )
     plan = Plan(scope, temperature, num_chains, step_size=step_size, seed=seed)
-    anchor = objective.split(objective.position())
-    diagonals = metric.diagonal(anchor, metric.initial_slots(()))
-    widest = max(
-        1.0 if d is None else float(tf.reduce_max(d)) for d in diagonals
+    objective = Objective(model, data, loss, **options)
+    predictor = Predictor(
+        Chains(objective, minibatch_size, sampler),
+        x,
+        activation or _activation(model.loss if loss is None else loss),
+        options.get("batch_size", 1000),
     )
-    chains = Chains(objective, minibatch_size)
-    curvature = chains.largest_curvature(plan) * widest
-    (step,) = plan.step_sizes(np.ones(1), curvature)
-    sampler.check_stability(float(step), scope)
-    walk = _Walk(chains, plan, sampler, diagonals, float(step))
-    losses, probabilities = walk.run(x, act, num_samples, steps_per_sample)
-    traces = np.stack([losses, _most_varied(probabilities)], -1)
-    found = mixing.diagnose(traces, np.full(2, step * curvature))
-    reason = next((fault for fault in found.faults if fault), "")
-    if reason:
+    found = predictor.predict(plan, num_samples, steps_per_sample, metric)
+    if found.reason:
         warnings.warn(
-            f"The chains are not to be trusted: {reason}; take more samples, "
-            "more steps between them, or a larger scope.",
+            f"The chains are not to be trusted: {found.reason}; take more "
+            "samples, more steps between them, smaller steps, or a larger "
+            "scope.",
             stacklevel=2,
         )
-    return LocalPredictions(
-        probabilities.mean((0, 1)),
-        probabilities.std((0, 1)),
-        float(found.effective_sample_size.min()),
-        float(found.r_hat.max()),
-        float(step),
-        reason,
-    )
+    return found
 
 
-class _Walk:
-    """Chains around the weights that stop for predictions."""
+class Predictor:
+    """Local predictions for the same inputs, compiled once.
+
+    At many scopes, temperatures or seeds, or as the weights of the model
+    change, this takes a fraction of the time of `local_predictions`.
+
+    Args:
+        chains: Chains around the weights of a model.
+        x: Inputs, an array or a structure of them.
+        activation: What makes of outputs what is averaged: `"softmax"`,
+            `"sigmoid"` or `"linear"`.
+        batch_size: How many inputs to predict for at a time.
+
+    Raises:
+        ValueError: If there is no such activation, or the model has several
+            outputs.
+
+    Example:
+    >>> from entropy_keras import landscape
+    >>> model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    >>> x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
+    >>> chains = landscape.Chains(landscape.Objective(model, (x, x), "mse"))
+    >>> predictor = landscape.Predictor(chains, x, "linear")
+    >>> for scope in (0.1, 10.0):
+    ...     found = predictor.predict(landscape.Plan(scope, temperature=0.01))
+    ...     print(found.mean.shape, found.deviation.max() > 0.05)
+    (20, 1) True
+    (20, 1) False
+    """
 
     def __init__(
-        self,
-        chains: Chains,
-        plan: Plan,
-        sampler: Any,
-        diagonals: list[Any],
-        step_size: float,
+        self, chains: Chains, x: Any, activation: str, batch_size: int = 1000
     ) -> None:
-        self._chains, self._plan = chains, plan
-        self._sampler = sampler
-        dtype = chains.objective.dtype
-        self._settings = [
-            samplers.Setting(
-                tf.constant(step_size, dtype),
-                tf.constant(plan.scope, dtype),
-                tf.constant(plan.temperature, dtype),
-                diagonal,
+        require(
+            activation in _ACTIVATIONS,
+            "activation",
+            f"one of {sorted(_ACTIVATIONS)}: what makes probabilities of the "
+            "outputs",
+            activation,
+        )
+        self._chains = chains
+        self._walk = chains.walker(_products)
+        x = keras.tree.map_structure(tf.convert_to_tensor, x)
+        count = len(keras.tree.flatten(x)[0])
+        self._parts = [
+            keras.tree.map_structure(
+                lambda leaf, i=start: leaf[i : i + batch_size], x
             )
-            for diagonal in diagonals
+            for start in range(0, count, batch_size)
         ]
-        self._compiled = tf.function(self._advance, autograph=False)
-        self._predict = tf.function(chains.objective.outputs, autograph=False)
+        self._activation = _ACTIVATIONS[activation]
+        self._outputs = tf.function(self._predict, autograph=False)
+        self._at(chains.objective.position())  # Refuses before any work.
 
-    def run(
-        self, x: Any, activation: Any, num_samples: int, steps_per_sample: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns losses and predictions at all samples.
+    def predict(
+        self,
+        plan: Plan,
+        num_samples: int = 50,
+        steps_per_sample: int = 10,
+        metric: str | geometry.Metric = "identity",
+    ) -> LocalPredictions:
+        """Runs the chains, without a warning.
 
         Args:
-            x: Inputs.
-            activation: What is made of outputs.
-            num_samples: Samples of each chain that count.
-            steps_per_sample: Steps between them.
+            plan: What to sample; its number of steps is not looked at.
+            num_samples: See `local_predictions`, as for the others.
+            steps_per_sample: Steps between two samples.
+            metric: The metric.
 
         Returns:
-            Losses `[samples, chains]`, predictions `[samples, chains, ...]`.
+            What they predict.
+
+        Raises:
+            ValueError: If an argument is out of its range.
         """
+        counts = {
+            "num_samples": (num_samples, 8),
+            "steps_per_sample": (steps_per_sample, 1),
+        }
+        for name, (value, least) in counts.items():
+            require(
+                is_integer(value, least),
+                name,
+                f"an integer from {least} on",
+                value,
+            )
+        diagonal = self._diagonal(geometry.get(metric), plan)
+        step = self._step_size(plan, diagonal)
+        ones = np.ones(plan.num_chains)
+        walk = self._chains.begin(plan, step * ones, ones, metric=diagonal)
+        walk, *_ = self._walk(walk, num_samples // 2 * steps_per_sample)
+        total = _Total()
+        losses, products = [], []
+        for _ in range(num_samples):
+            walk, seen, product = self._walk(walk, steps_per_sample)
+            losses.append(seen.numpy().mean(0))
+            products.append(product.numpy() / steps_per_sample)
+            for position in walk.state.position[0]:
+                total.add(self._at(position))
+        return total.result(
+            plan,
+            np.array(losses),
+            np.array(products) / self._chains.objective.num_parameters,
+            step,
+        )
+
+    def _step_size(self, plan: Plan, diagonal: tf.Tensor | None) -> float:
+        """Returns the step size, by the curvature if the plan has none."""
+        curvature = 0.0
+        if plan.step_size is None:
+            curvature = self._chains.curvature(
+                self._chains.objective.position(),
+                plan.seed,
+                1.0 if diagonal is None else diagonal.numpy(),
+            )
+        (step,) = plan.step_sizes(np.ones(1), max(curvature, 0.0))
+        self._chains.sampler.check_stability(float(step), plan.scope)
+        return float(step)
+
+    def _diagonal(
+        self, metric: geometry.Metric, plan: Plan
+    ) -> tf.Tensor | None:
+        """Returns the metric of all weights, `None` for 1."""
+        require(
+            not metric.learns_from_draws,
+            "metric",
+            "one that does not learn from draws, as 'identity', 'relative' "
+            "and 'rms_gradients'",
+            metric,
+        )
         objective = self._chains.objective
-        anchor = objective.split(objective.position())
-        losses, outputs = [], []
-        for number in range(self._plan.num_chains):
-            state = self._chain(0, number).start(anchor)
-            for sample in range(-(num_samples // 2), num_samples):
-                update = tf.constant(sample + num_samples // 2)
-                loss, state = self._compiled(
-                    state, anchor, update, tf.constant(number),
-                    tf.constant(steps_per_sample),
-                )  # fmt: skip
-                if sample >= 0:
-                    losses.append(float(loss))
-                    found = activation(self._predict(state.position, x))
-                    outputs.append(found.numpy())
-        shape = (self._plan.num_chains, num_samples)
-        table = np.stack(outputs).reshape(*shape, *outputs[0].shape)
-        return np.reshape(losses, shape).T, np.swapaxes(table, 0, 1)
+        position = objective.position()
+        anchor = objective.split(position)
+        slots = metric.initial_slots(objective.variables)
+        if keras.tree.flatten(slots):
+            for index in range(_OBSERVATIONS):
+                # Minibatches that are not those of the chains.
+                seen = self._chains.evaluate(
+                    position[None], [plan.seed, -2 * index - 1]
+                )
+                slots = metric.observe(slots, objective.split(seen[0, 1:]))
+        diagonals = metric.diagonal(anchor, slots)
+        if all(each is None for each in diagonals):
+            return None
+        return objective.join([
+            tf.broadcast_to(1.0 if each is None else each, like.shape)
+            for each, like in zip(diagonals, anchor, strict=True)
+        ])
 
-    def _chain(self, update: Any, number: Any) -> chain_lib.Chain:
-        return chain_lib.Chain(
-            self._sampler,
-            self._settings,
-            chain_lib.Noise(
-                self._plan.seed, tf.convert_to_tensor(update), number
-            ),
-            estimators.MeanGradient(),
-            stationary_start=True,
-            compiled=False,
+    def _predict(self, position: tf.Tensor, x: Any) -> tf.Tensor:
+        objective = self._chains.objective
+        found = objective.outputs(objective.split(position), x)
+        require(
+            tf.is_tensor(found),
+            "model",
+            "one with a single output",
+            f"a model whose outputs are a {type(found).__name__}",
         )
+        return self._activation(tf.cast(found, objective.dtype))
 
-    def _advance(
+    def _at(self, position: tf.Tensor) -> np.ndarray:
+        """Returns what is averaged, at one position."""
+        return np.concatenate([
+            self._outputs(position, part).numpy() for part in self._parts
+        ])
+
+
+class _Total:
+    """Predictions of all samples so far, summed up."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean: Any = 0.0
+        self._squares: Any = 0.0
+        self._some: list[np.ndarray] = []
+
+    def add(self, predictions: np.ndarray) -> None:
+        """Takes one more sample in, by Welford's rule."""
+        predictions = predictions.astype("float64")
+        self._count += 1
+        change = predictions - self._mean
+        self._mean = self._mean + change / self._count
+        self._squares = self._squares + change * (predictions - self._mean)
+        flat = predictions.reshape(-1)
+        self._some.append(flat[:: max(1, len(flat) // 1000)])
+
+    def result(
         self,
-        state: chain_lib.State,
-        anchor: list[tf.Tensor],
-        update: tf.Tensor,
-        number: tf.Tensor,
-        num_steps: tf.Tensor,
-    ) -> tuple[tf.Tensor, chain_lib.State]:
-        """Returns the loss before the last step, and the chain after it."""
-        objective, plan = self._chains.objective, self._plan
-        chain = self._chain(update, number)
+        plan: Plan,
+        losses: np.ndarray,
+        temperatures: np.ndarray,
+        step: float,
+    ) -> LocalPredictions:
+        """Returns means and diagnostics.
 
-        def body(step: tf.Tensor, loss: tf.Tensor, *state: Any) -> Any:
-            state = chain_lib.State(*state)
-            seed = tf.stack([plan.seed + number, update * num_steps + step])
-            evaluated = self._chains.evaluate(
-                objective.join(state.position)[None], seed
-            )[0]
-            gradients = objective.split(evaluated[1:])
-            state = chain.advance(state, gradients, anchor, step)
-            return step + 1, evaluated[0], *state
+        Args:
+            plan: What was sampled.
+            losses: Losses of shape `[samples, chains]`.
+            temperatures: Temperatures, likewise.
+            step: Step size.
 
-        zero = tf.zeros([], objective.dtype)
-        _, loss, *state = tf.while_loop(
-            lambda step, *_: step <= num_steps,
-            body,
-            (tf.constant(1), zero, *state),
+        Returns:
+            The predictions.
+        """
+        main = _most_varied(np.array(self._some)).reshape(losses.shape)
+        found = mixing.diagnose(
+            np.stack([losses, main, temperatures], -1),
+            np.zeros(3),
         )
-        return loss, chain_lib.State(*state)
+        (*_, measured), (*_, error) = found.mean, found.standard_error
+        faults = list(found.faults)
+        off = abs(measured - plan.temperature)
+        if not off <= _TOLERANCE * plan.temperature + 3 * error:
+            faults.append(
+                f"their temperature is {measured:.3g} instead of "
+                f"{plan.temperature:.3g}"
+            )
+        return LocalPredictions(
+            self._mean,
+            np.sqrt(self._squares / self._count),
+            float(found.effective_sample_size.min()),
+            float(found.r_hat.max()),
+            float(measured),
+            step,
+            next((fault for fault in faults if fault), ""),
+        )
 
 
-def _activation(model: Any, loss: Any, name: str | None) -> Any:
+def _products(
+    walk: Walk, displacement: tf.Tensor, gradient: tf.Tensor
+) -> tf.Tensor:
+    """Returns displacement times force: in the mean, `n * temperature`.
+
+    It follows from integration by parts, whatever the loss. Gradients of
+    minibatches do not bias it, since they do not know where the noise of their
+    own step leads.
+    """
+    force = displacement
+    if walk.setting.metric is not None:
+        force /= walk.setting.metric
+    force = gradient + walk.setting.scope * force
+    return tf.reduce_sum(displacement * force, axis=1)
+
+
+def _activation(loss: Any) -> str:
     """Returns what turns outputs into what is averaged.
 
     Args:
-        model: The model.
-        loss: Its loss, `None` for the compiled one.
-        name: What the user says.
+        loss: A loss of Keras by name or object.
 
     Returns:
-        A function of tensors.
+        The name of the activation.
 
     Raises:
-        ValueError: If there is no such function, or none can be told.
+        ValueError: If the loss does not tell, or there are several.
     """
     require(
-        not isinstance(model.output_shape, (list, dict))
-        if hasattr(model, "output_shape")
-        else True,
+        not isinstance(loss, (dict, list, tuple)),
         "model",
         "one with a single output",
-        model,
+        f"a model with the losses {loss}",
     )
-    if name is None:
-        loss = model.loss if loss is None else loss
-        losses = keras.losses
-        from_logits = isinstance(loss, losses.Loss) and loss.get_config().get(
-            "from_logits"
-        )
-        categorical = (
-            losses.CategoricalCrossentropy,
-            losses.SparseCategoricalCrossentropy,
-            losses.CategoricalFocalCrossentropy,
-        )
-        binary = losses.BinaryCrossentropy, losses.BinaryFocalCrossentropy
-        if isinstance(loss, (*categorical, *binary)):
-            name = "linear"
-            if from_logits:
-                name = "softmax" if isinstance(loss, categorical) else "sigmoid"
+    losses = keras.losses
+    from_logits = isinstance(loss, losses.Loss) and loss.get_config().get(
+        "from_logits", False
+    )
+    name = None
+    if isinstance(loss, str) or (
+        isinstance(loss, losses.Loss)
+        and type(loss).__module__.startswith("keras.")
+    ):
+        name = "linear"
+    if from_logits:
+        name = {
+            losses.CategoricalCrossentropy: "softmax",
+            losses.SparseCategoricalCrossentropy: "softmax",
+            losses.CategoricalFocalCrossentropy: "softmax",
+            losses.BinaryCrossentropy: "sigmoid",
+            losses.BinaryFocalCrossentropy: "sigmoid",
+        }.get(type(loss))
     require(
-        name in _ACTIVATIONS,
+        name is not None,
         "activation",
         f"one of {sorted(_ACTIVATIONS)}: what makes probabilities of the "
         "outputs, which the loss does not tell",
-        name,
+        None,
     )
-    return _ACTIVATIONS[str(name)]
+    return str(name)
 
 
 def _most_varied(predictions: np.ndarray) -> np.ndarray:
     """Returns the number that tells most of how predictions vary.
 
     Args:
-        predictions: Of shape `[samples, chains, ...]`.
+        predictions: Of shape `[samples, ...]`.
 
     Returns:
-        Their first principal component, of shape `[samples, chains]`.
+        Their first principal component, of shape `[samples]`.
     """
-    flat = predictions.reshape(predictions.shape[0] * predictions.shape[1], -1)
-    flat = np.nan_to_num(flat - flat.mean(0)).astype("float64")
+    flat = np.nan_to_num(predictions - predictions.mean(0))
     left, values, _ = np.linalg.svd(flat @ flat.T, hermitian=True)
-    return (left[:, 0] * values[0] ** 0.5).reshape(predictions.shape[:2])
+    return left[:, 0] * values[0] ** 0.5
