@@ -18,6 +18,7 @@ LANDSCAPE = [
     "tensorflow-probability[tf]>=0.25",
 ]
 
+# Of `trainers` and `docs/gallery`, which lie beside the package.
 TRAINERS = [
     *LANDSCAPE,
     "absl-py>=2.1",
@@ -46,17 +47,22 @@ setuptools.setup(
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
-    packages=["entropy_keras", "entropy_keras.landscape", "trainers"],
+    # The trainers run from a checkout and are not installed.
+    packages=setuptools.find_packages(include=["entropy_keras*"]),
+    package_data={"entropy_keras": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=["keras>=3.15", "numpy>=1.26", "tensorflow>=2.21"],
     extras_require={
         "landscape": LANDSCAPE,
         "trainers": TRAINERS,
         "cuda": ["tensorflow[and-cuda]>=2.21"],
+        "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "test": [
             *TRAINERS,
             "codespell>=2.4",

@@ -4,11 +4,13 @@ import importlib.util
 import json
 import pathlib
 import re
+import runpy
 
 import build_file
 import numpy as np
 import pytest
 import scipy.stats
+import setuptools
 
 import entropy_keras
 
@@ -127,6 +129,20 @@ def test_readme_names_files_that_exist():
         assert (ROOT / name).is_file(), name
 
 
-def test_changelog_knows_the_version():
-    text = (ROOT / "CHANGELOG.md").read_text()
-    assert "[Unreleased]" in text or f"[{entropy_keras.__version__}]" in text
+def test_the_distribution_holds_the_package_alone(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    runpy.run_path("setup.py")
+    modules = ROOT.glob("entropy_keras/**/*.py")
+    folders = {m.parent.relative_to(ROOT).as_posix() for m in modules}
+    assert {p.replace(".", "/") for p in given["packages"]} == folders
+    assert given["package_data"] == {"entropy_keras": ["py.typed"]}
+    assert (ROOT / "entropy_keras" / "py.typed").is_file()
+    assert "prune tests" in (ROOT / "MANIFEST.in").read_text()
+
+
+def test_all_know_the_version():
+    version = entropy_keras.__version__
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()

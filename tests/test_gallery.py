@@ -1,0 +1,81 @@
+"""The examples of the gallery run, and show what their pages say."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+GALLERY = pathlib.Path(__file__).parent.parent / "docs" / "gallery"
+SCRIPTS = sorted(GALLERY.glob("*.py"))
+NUMBER = re.compile(r"[\d.]+(e-\d+)?")
+
+
+def claims_of_swap(rows):
+    assert rows["SGD, 0.1"]["updates"] == 800
+    assert rows["Entropy-SGD, 0.1"]["updates"] == 160
+    losses = [row["training loss"] for row in rows.values()]
+    assert losses[0] < losses[2] < losses[1]
+    assert max(row["test error"] for row in rows.values()) < 3
+
+
+def claims_of_noisy_labels(rows):
+    learned = [row["of wrong labels learned"] for row in rows.values()]
+    assert learned[0] > 1.5 * learned[1] > 1.5 * learned[2]
+    errors = [row["test error"] for row in rows.values()]
+    assert errors[0] > errors[1] > max(errors[2:])
+
+
+def claims_of_flatness(rows):
+    trained = {n: row for n, row in rows.items() if n != "initial"}
+    losses = {n: row["loss"] for n, row in trained.items()}
+    traces = {n: row["trace"] for n, row in trained.items()}
+    costs = {n: row["noise"] for n, row in trained.items()}
+    assert min(losses, key=losses.get) == min(traces, key=traces.get) == "SGD"
+    assert min(costs, key=costs.get) == "Entropy-SGD at 0.03"
+
+
+def claims_of_calibration(rows):
+    errors = {n: row["calibration error"] for n, row in rows.items()}
+    assert errors["averaged at 0.03"] < 0.5 * errors["the weights"]
+    assert errors["averaged at 1 / N"] < errors["the weights"]
+
+
+def rows(text):
+    """Returns the numbers of each line by its name and the words beside."""
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(": ")
+        if not name.startswith("chains"):
+            found[name] = {}
+            for part in rest.split(", "):
+                part = part.split(" ±")[0].removesuffix(" %")
+                words = NUMBER.sub("", part).replace("%", "").split()
+                number = float(NUMBER.search(part).group())
+                found[name][" ".join(words)] = number
+    return found
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_an_example_shows_what_its_page_says(script, tmp_path):
+    subprocess.run(
+        [sys.executable, script], cwd=tmp_path, check=True, text=True,
+        stdout=(tmp_path / "out.txt").open("w"),
+    )  # fmt: skip
+    assert (tmp_path / f"{script.stem}.png").is_file()
+    check(script, (tmp_path / "out.txt").read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_page_shows_what_was_found(script):
+    text = script.read_text()
+    assert f'--8<-- "docs/gallery/{script.stem}.txt"' in text
+    assert f"]({script.stem}.png)" in text
+    assert script.with_suffix(".png").stat().st_size < 100_000
+    check(script, script.with_suffix(".txt").read_text())
+
+
+def check(script, text):
+    globals()[f"claims_of_{script.stem}"](rows(text))
