@@ -130,7 +130,7 @@ class EntropyModel(keras.Model):
 
         Raises:
             ValueError: If the optimizer cannot work under the strategy that
-                the model was made under.
+                the model was made under, or was made outside of it.
         """
         super().compile(*args, **kwargs)
         bound = inspect.signature(super().compile).bind(*args, **kwargs)
@@ -138,6 +138,7 @@ class EntropyModel(keras.Model):
         optimizer = self._multi_gradient()
         replicas.check_strategy(self, several_gradients=optimizer is not None)
         if optimizer is not None:
+            replicas.check_scope(self)
             replicas.check(self, self._jit_argument, optimizer.chains)
             if self._jit_argument == "auto":
                 compilation.choose(self)
@@ -235,6 +236,7 @@ class EntropyModel(keras.Model):
         if self.compiled and replicas.across_workers(strategy):
             replicas.check_agreement(strategy, self._facts(bound.arguments))
         if optimizer is not None:
+            replicas.check_scope(self)
             replicas.check_data(self, x)
             if batching.group_fit_arguments(
                 bound.arguments,

@@ -76,6 +76,54 @@ def check_strategy(model: keras.Model, *, several_gradients: bool) -> None:
         )
 
 
+def check_scope(model: keras.Model) -> None:
+    """Refuses what is partly under a strategy and partly outside of it.
+
+    Args:
+        model: A compiled model.
+
+    Raises:
+        ValueError: If this is called under another strategy than that of the
+            model, which would train on its own devices without a word, or if
+            variables do not belong to its strategy.
+    """
+    strategy = model.distribute_strategy
+    cure = (
+        "made and compiled under one strategy: build the network, its "
+        "optimizer and the EntropyModel, and call `compile`, within one `with "
+        "strategy.scope():`"
+    )
+    validation.require(
+        not tf.distribute.has_strategy()
+        or tf.distribute.get_strategy() is strategy,
+        "model",
+        cure,
+        f"a model made under {_named(strategy)}, used under "
+        f"{_named(tf.distribute.get_strategy())}",
+    )
+    with strategy.scope():
+        if not tf.distribute.has_strategy():
+            return
+    outside = [
+        v.path
+        for v in [*model.variables, *model.optimizer.variables]
+        if not strategy.extended.variable_created_in_scope(v.value)
+    ]
+    validation.require(
+        not outside,
+        "model",
+        cure,
+        f"{len(outside)} variables made outside of the {_named(strategy)}, "
+        f"{outside[0] if outside else ''} among them",
+    )
+
+
+def _named(strategy: Any) -> str:
+    """Returns the name of a strategy, for messages."""
+    name = type(strategy).__name__
+    return "no strategy" if name.startswith("_Default") else name
+
+
 def check(model: keras.Model, jit_compile: Any, chains: str) -> None:
     """Refuses what an update of several gradients cannot do on replicas.
 

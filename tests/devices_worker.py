@@ -261,6 +261,51 @@ def refused():
     return {"messages": messages}
 
 
+def outside():
+    """What is said where the parts are not of one strategy."""
+    x, y = data(1)
+
+    def compiled_outside():
+        with TWO.scope():
+            model = network()
+        model.compile(entropy_sgd(), loss="mse")
+
+    def made_outside():
+        model = network()
+        with TWO.scope():
+            model.compile(entropy_sgd(), loss="mse")
+
+    def network_outside():
+        plain = keras.Sequential([keras.Input([6]), layers.Dense(1)])
+        with TWO.scope():
+            model = entropy_keras.EntropyModel.from_model(plain)
+            model.compile(entropy_sgd(), loss="mse")
+
+    def optimizer_outside():
+        optimizer = entropy_sgd()
+        compiled(lambda: optimizer, TWO)
+
+    def trained_elsewhere():
+        model = compiled(entropy_sgd, TWO)
+        with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+            fit(model, x, y)
+
+    messages = []
+    for wrong in (
+        compiled_outside, made_outside, network_outside, optimizer_outside,
+        trained_elsewhere,
+    ):  # fmt: skip
+        try:
+            wrong()
+        except ValueError as error:
+            messages.append(str(error))
+    with TWO.scope():
+        plain = network()
+    plain.compile("sgd", loss="mse")  # which Keras takes
+    fit(plain, x, y)
+    return {"messages": messages}
+
+
 def sam():
     return entropy_keras.SharpnessAware(0.1, learning_rate=0.1)
 
@@ -281,6 +326,7 @@ def main():
         "masks": masks(),
         "last_groups": last_groups(),
         "refused": refused(),
+        "outside": outside(),
     }
     print("RESULTS " + json.dumps(results))
 

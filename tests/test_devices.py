@@ -95,3 +95,15 @@ def test_what_cannot_work_is_refused_by_name(results):
         "`x` must be arrays, a tf.data.Dataset or a keras.utils.PyDataset",
         "`x` must be a data set whose mini-batches have one shape",
     ]
+
+
+def test_parts_of_several_strategies_are_refused_by_name(results):
+    messages = results["outside"]["messages"]
+    assert len(messages) == 5
+    cure = "`model` must be made and compiled under one strategy: build the"
+    assert all(text.startswith(cure) for text in messages)
+    for text in messages[:4]:
+        assert "variables made outside of the MirroredStrategy" in text
+    assert messages[4].endswith(
+        "made under MirroredStrategy, used under OneDeviceStrategy"
+    )
