@@ -1,9 +1,11 @@
-"""Trains on two logical devices, and prints what `test_devices` looks at.
+"""Trains on logical devices, and prints what `test_devices` looks at.
 
-A process of its own, since logical devices are set before TensorFlow starts.
+A process of its own, since logical devices are set before TensorFlow starts;
+with the argument `four` on four of them.
 """
 
 import json
+import sys
 
 import keras
 import numpy as np
@@ -13,7 +15,7 @@ import entropy_keras
 
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
-    CPU, [tf.config.LogicalDeviceConfiguration()] * 2
+    CPU, [tf.config.LogicalDeviceConfiguration()] * 4
 )
 TWO = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 STEPS, SIZE = 3, 4  # mini-batches in a group, rows of one on each replica
@@ -73,24 +75,25 @@ def distance(one, other):
     return float(max(abs(a - b).max() for a, b in zip(one, other, strict=True)))
 
 
-def average_of_single_devices(make, **arguments):
-    """Four updates on two replicas, and by two models that are averaged."""
-    x, y = data(4)
-    both = compiled(make, TWO, **arguments)
-    logs = fit(both, x, y)
+def average_of_single_devices(make, strategy=TWO, **arguments):
+    """Updates of all replicas, and by one model each that are averaged."""
+    count = strategy.num_replicas_in_sync
+    x, y = data(8 // count * count // 2)
+    both = compiled(make, strategy, **arguments)
+    logs = fit(both, x, y, batch_size=count * SIZE)
     single = compiled(make, **arguments)
     optimizer = single._multi_gradient()
-    rows = ROWS * optimizer.minibatches_per_update // STEPS
+    rows = count * SIZE * optimizer.minibatches_per_update
     weights, losses = everything(single), []
     for start in range(0, len(x), rows):
         found = []
-        for half in (0, rows // 2):
+        for first in range(start, start + rows, rows // count):
             single.set_weights(weights)
             optimizer.iterations.assign(start // rows)
-            part = slice(start + half, start + half + rows // 2)
+            part = slice(first, first + rows // count)
             losses.append(single.train_on_batch(x[part], y[part])[0])
             found.append(everything(single))
-        weights = [(a + b) / 2 for a, b in zip(*found, strict=True)]
+        weights = [np.mean(each, 0) for each in zip(*found, strict=True)]
     return {
         "difference": distance(everything(both), weights),
         "moved": distance(
@@ -143,10 +146,16 @@ def collectives():
     def step(batch):
         return TWO.run(model.train_step, args=(batch,))
 
-    step.get_concrete_function(batch)
+    graph = step.get_concrete_function(batch).graph.as_graph_def()
     extended.batch_reduce_to = plain
+    nodes = [*graph.node]
+    for function in graph.library.function:
+        nodes += function.node_def
     return {
         "reduced": reduced,
+        "compiled": [
+            node.op for node in nodes if node.op.startswith("Collective")
+        ],
         "weights": int(sum(np.prod(v.shape) for v in model.weights)),
     }
 
@@ -310,8 +319,20 @@ def sam():
     return entropy_keras.SharpnessAware(0.1, learning_rate=0.1)
 
 
-def main():
-    results = {
+def of_four():
+    """What four replicas do, in a process without other strategies.
+
+    TensorFlow cannot tell the collectives of two strategies apart.
+    """
+    four = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(4)])
+    return {
+        "entropy": average_of_single_devices(entropy_sgd, four, normalize=True),
+        "sharpness_aware": average_of_single_devices(sam, four),
+    }
+
+
+def of_two():
+    return {
         "entropy": average_of_single_devices(entropy_sgd),
         "entropy_normalized": average_of_single_devices(
             entropy_sgd, normalize=True
@@ -328,7 +349,11 @@ def main():
         "refused": refused(),
         "outside": outside(),
     }
-    print("RESULTS " + json.dumps(results))
+
+
+def main():
+    found = of_four() if sys.argv[1:] == ["four"] else of_two()
+    print("RESULTS " + json.dumps(found))
 
 
 if __name__ == "__main__":

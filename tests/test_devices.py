@@ -8,11 +8,11 @@ import sys
 import pytest
 
 
-@pytest.fixture(scope="module")
-def results():
+def run(*arguments):
+    """Returns what a process of several logical devices found."""
     worker = pathlib.Path(__file__).with_name("devices_worker.py")
     done = subprocess.run(
-        [sys.executable, str(worker)],
+        [sys.executable, str(worker), *arguments],
         cwd=worker.parent.parent,
         env={"PYTHONPATH": ".", "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
@@ -22,6 +22,11 @@ def results():
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [x for x in done.stdout.split("\n") if x.startswith("RESULTS ")]
     return json.loads(line.removeprefix("RESULTS "))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run()
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,13 @@ def test_an_update_is_the_average_of_single_devices(results, case, tolerance):
     assert first == pytest.approx(second, rel=1e-5 if case != "half" else 0.02)
 
 
+@pytest.mark.nightly
+def test_four_replicas_are_the_average_of_four_devices():
+    for found in run("four").values():
+        assert found["difference"] < 1e-6
+        assert found["moved"] > 0.05
+
+
 def test_synchronized_chains_are_those_of_one_device(results):
     # 50 updates, with noise and clipping.
     assert results["synchronized"]["difference"] < 1e-5
@@ -50,6 +62,8 @@ def test_one_reduction_of_all_weights_per_update(results):
     found = results["collectives"]
     # All weights, statistics among them, the loss, and how many have data.
     assert found["reduced"] == [found["weights"] + 2]
+    # In the compiled program: one for each of the two replicas.
+    assert found["compiled"] == ["CollectiveReduceV2"] * 2
 
 
 def test_a_bad_number_on_one_replica_stops_all(results):
