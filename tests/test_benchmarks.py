@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import baselines
+from benchmarks import devices
 from benchmarks import scaling
 from entropy_keras import samplers
 
@@ -141,3 +142,41 @@ def test_the_check_of_a_gpu_runs_without_one(tmp_path):
     assert len(rows) == 9
     assert all(row["agrees"] for row in rows)
     assert all(row["host_operations"] == [] for row in rows)
+
+
+@pytest.mark.nightly
+def test_talking_less_is_counted_and_timed(tmp_path):
+    subprocess.run(
+        [
+            sys.executable, "-m", "benchmarks.devices", "--rounds=3",
+            "--updates=2", f"--output={tmp_path}",
+        ],
+        check=True,
+    )  # fmt: skip
+    found = json.loads((tmp_path / "devices.json").read_text())
+    for name, sent in found["sent"].items():
+        expected = 6 if "synchronized" in name else 1
+        assert sent["collectives_per_update"] == expected
+    assert found["sent"]["EntropySGD, K = 20"][
+        "bytes_per_gradient"
+    ] == pytest.approx(50_890 * 4 / 20, rel=1e-3)
+
+
+def test_the_efficiency_of_talking_less_by_hand():
+    work = devices.Work("", weights=250e6, compute=0.5)
+    link = devices.Link("", latency=0.25, bandwidth=1e9)
+    # 2 * 3 * 0.25 s of latency, 2 * 3 / 4 * 1e9 bytes in 1.5 s.
+    assert devices.all_reduce_seconds(4, 1e9, link) == pytest.approx(3.0)
+    assert devices.efficiency(4, 6, work, link) == pytest.approx(0.5)
+    assert devices.efficiency(1, 1, work, link) == 1.0
+
+
+@pytest.mark.nightly
+def test_every_sampler_is_timed(tmp_path):
+    rows = run(
+        "benchmarks.samplers", tmp_path / "samplers.json", "--rounds=3",
+        "--updates=1", "--network=small_mnistfc",
+    )["time_per_gradient_over_sgld"]  # fmt: skip
+    assert rows["sgld"]["ratio"] == 1.0
+    for name in samplers.NAMES:
+        assert any(row.startswith(name) for row in rows), name
