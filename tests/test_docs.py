@@ -41,7 +41,8 @@ def test_every_block_has_a_language_that_is_looked_at():
         for command in blocks(page, "bash"):
             subprocess.run(["bash", "-n", "-c", command], check=True)
         for name in re.findall(r"python -m trainers\.(\w+)", page.read_text()):
-            assert (ROOT / "trainers" / f"{name}.py").is_file(), name
+            program = (ROOT / "trainers" / f"{name}.py").read_text()
+            assert '__name__ == "__main__"' in program, name
 
 
 def test_the_reference_holds_all_that_is_public():
