@@ -40,8 +40,9 @@ def test_every_block_has_a_language_that_is_looked_at():
         assert set(fences[1::2]) <= {""}, page.name
         for command in blocks(page, "bash"):
             subprocess.run(["bash", "-n", "-c", command], check=True)
-            for module in re.findall(r"-m (trainers\.\w+)", command):
-                assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+        for name in re.findall(r"python -m trainers\.(\w+)", page.read_text()):
+            program = (ROOT / "trainers" / f"{name}.py").read_text()
+            assert '__name__ == "__main__"' in program, name
 
 
 def test_the_reference_holds_all_that_is_public():
