@@ -5,14 +5,7 @@
 Counts what the replicas of a compiled update send each other, times an update
 on one and on two logical devices, and computes from latency, bandwidth and
 compute time what that means for 1 to 1,024 replicas. `--output` is a folder for
-JSON, a table and a picture.
-
-The model: a gradient takes `compute` seconds on a replica. K of them are made
-between two all-reduces of B bytes in a ring, which take `2 (R - 1) latency +
-2 (R - 1) / R * B / bandwidth` (Patarasuk and Yuan, "Bandwidth optimal
-all-reduce algorithms for clusters of workstations", 2009), and nothing
-overlaps. The share of time that is spent on gradients is the efficiency. It says nothing of the
-accuracy: what K gradients of R chains are worth is another question.
+JSON, a table and a picture. For the model see `communication`.
 """
 
 import functools
@@ -24,17 +17,16 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import app
 from absl import flags
-from matplotlib.figure import Figure
 
 import entropy_keras
 from benchmarks import common
+from benchmarks import communication
 from trainers import networks
 from trainers import report
 
@@ -56,93 +48,6 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
         0.1, chains="synchronized", seed=0
     ),
 }
-
-
-class Link(NamedTuple):
-    """What connects replicas.
-
-    Attributes:
-        name: In words.
-        latency: Seconds from one replica to the next.
-        bandwidth: Bytes per second of each replica.
-    """
-
-    name: str
-    latency: float
-    bandwidth: float
-
-
-class Work(NamedTuple):
-    """A network on some replica.
-
-    Attributes:
-        name: In words.
-        weights: Number of its weights.
-        compute: Seconds of a gradient.
-    """
-
-    name: str
-    weights: float
-    compute: float
-
-
-# 100 Gb/s Ethernet within a hall; and what OpenDiLoCo measured between
-# countries, 127 to 935 Mbit/s (arXiv:2407.07852), of which the middle.
-LINKS = (
-    Link("100 Gb/s, 10 us", 10e-6, 12.5e9),
-    Link("0.5 Gb/s, 50 ms", 50e-3, 62.5e6),
-)
-# LeNet's gradient of 128 images on two CPU cores, from `benchmarks/README.md`.
-# An A100 trains on about 2,500 images a second with ResNet-50 in mixed
-# precision (NVIDIA's DeepLearningExamples), here 256 of them; and 6 operations
-# a weight and token (Kaplan et al., arXiv:2001.08361) at 40 % of its 312e12 a
-# second take 0.39 s for a billion weights and 8,192 tokens.
-WORKS = (
-    Work("LeNet, two CPU cores", 431_220, 0.032),
-    Work("ResNet-50, one GPU", 25.6e6, 0.1),
-    Work("a billion weights, one GPU", 1e9, 0.39),
-)
-REPLICAS = tuple(2**i for i in range(11))
-GRADIENTS = (1, 5, 20, 100, 500)
-_BYTES = 4
-
-
-def all_reduce_seconds(num_replicas: int, size: float, link: Link) -> float:
-    """Returns the time of an all-reduce in a ring.
-
-    Args:
-        num_replicas: Replicas in the ring.
-        size: Bytes that each holds.
-        link: What connects them.
-
-    Returns:
-        Seconds.
-
-    Example:
-    >>> all_reduce_seconds(2, 1e9, Link("", 0.5, 1e9))  # 2 * 0.5 + 1
-    2.0
-    """
-    passed = 2 * (num_replicas - 1)
-    return passed * (link.latency + size / num_replicas / link.bandwidth)
-
-
-def efficiency(
-    num_replicas: int, num_gradients: int, work: Work, link: Link
-) -> float:
-    """Returns the share of time that is spent on gradients.
-
-    Args:
-        num_replicas: Number of replicas.
-        num_gradients: Gradients between two all-reduces.
-        work: What a replica does.
-        link: What connects them.
-
-    Returns:
-        A number up to 1.
-    """
-    busy = num_gradients * work.compute
-    talk = all_reduce_seconds(num_replicas, _BYTES * work.weights, link)
-    return busy / (busy + talk)
 
 
 def _compiled(make: Callable[[], Any], strategy: Any) -> Any:
@@ -203,7 +108,7 @@ def sent(make: Callable[[], Any], strategy: Any) -> dict[str, Any]:
     return found | {
         "collectives_per_gradient": found["collectives_per_update"] / gradients,
         "bytes_per_gradient": found["bytes_per_update"] / gradients,
-        "bytes_of_weights": _BYTES * sum(
+        "bytes_of_weights": communication.BYTES * sum(
             int(np.prod(v.shape)) for v in model.trainable_variables
         ),
     }  # fmt: skip
@@ -271,25 +176,6 @@ def timed(strategies: dict[int, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def modelled() -> list[dict[str, Any]]:
-    """Returns the efficiency of each network, link, K and number of replicas.
-
-    Returns:
-        A row for each of the first three, with a list over `REPLICAS`.
-    """
-    return [
-        {
-            "network": work.name,
-            "link": link.name,
-            "gradients_per_update": k,
-            "efficiency": [
-                round(efficiency(r, k, work, link), 5) for r in REPLICAS
-            ],
-        }
-        for work, link, k in itertools.product(WORKS, LINKS, GRADIENTS)
-    ]
-
-
 def markdown(
     counted: dict[str, dict[str, Any]],
     times: dict[str, dict[str, float]],
@@ -328,45 +214,14 @@ def markdown(
     ]
     for row in rows:
         cells = " | ".join(
-            f"{100 * row['efficiency'][REPLICAS.index(r)]:.3g} %" for r in shown
+            f"{100 * row['efficiency'][communication.REPLICAS.index(r)]:.3g} %"
+            for r in shown
         )
         lines.append(
             f"| {row['network']} | {row['link']} | "
             f"{row['gradients_per_update']} | {cells} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def draw(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draws the efficiency against the number of replicas.
-
-    Args:
-        path: Where to.
-        rows: Those of `modelled`.
-    """
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    panels = figure.subplots(len(LINKS), len(WORKS), sharex=True, sharey=True)
-    for (i, link), (j, work) in itertools.product(
-        enumerate(LINKS), enumerate(WORKS)
-    ):
-        axes = panels[i, j]
-        for row in rows:
-            if (row["network"], row["link"]) == (work.name, link.name):
-                axes.plot(
-                    REPLICAS,
-                    100 * np.array(row["efficiency"]),
-                    marker=".",
-                    label=f"K = {row['gradients_per_update']}",
-                )
-        axes.set_title(f"{work.name}\n{link.name}", fontsize=9)
-        axes.set_xscale("log", base=2)
-        axes.grid(alpha=0.3)
-        if j == 0:
-            axes.set_ylabel("time on gradients, %")
-        if i == len(LINKS) - 1:
-            axes.set_xlabel("replicas")
-    panels[0, 0].legend(fontsize=8)
-    figure.savefig(path, dpi=120)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -385,7 +240,7 @@ def main(arguments: Sequence[str]) -> None:
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     counted = {name: sent(make, two) for name, make in OPTIMIZERS.items()}
     times = timed({1: tf.distribute.OneDeviceStrategy("CPU:0"), 2: two})
-    rows = modelled()
+    rows = communication.modelled()
     text = markdown(counted, times, rows)
     print(text)
     if _OUTPUT.value:
@@ -399,14 +254,14 @@ def main(arguments: Sequence[str]) -> None:
                 "batch_size": BATCH_SIZE,
                 "sent": counted,
                 "milliseconds_per_gradient": times,
-                "links": [link._asdict() for link in LINKS],
-                "works": [work._asdict() for work in WORKS],
-                "replicas": REPLICAS,
+                "links": [link._asdict() for link in communication.LINKS],
+                "works": [work._asdict() for work in communication.WORKS],
+                "replicas": communication.REPLICAS,
                 "efficiency": rows,
             },
         )
         (folder / "devices.md").write_text(text)
-        draw(folder / "devices.png", rows)
+        communication.draw(folder / "devices.png", rows)
 
 
 if __name__ == "__main__":

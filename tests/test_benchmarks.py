@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import baselines
-from benchmarks import devices
+from benchmarks import communication
 from benchmarks import scaling
 from entropy_keras import samplers
 
@@ -163,12 +163,12 @@ def test_talking_less_is_counted_and_timed(tmp_path):
 
 
 def test_the_efficiency_of_talking_less_by_hand():
-    work = devices.Work("", weights=250e6, compute=0.5)
-    link = devices.Link("", latency=0.25, bandwidth=1e9)
+    work = communication.Work("", weights=250e6, compute=0.5)
+    link = communication.Link("", latency=0.25, bandwidth=1e9)
     # 2 * 3 * 0.25 s of latency, 2 * 3 / 4 * 1e9 bytes in 1.5 s.
-    assert devices.all_reduce_seconds(4, 1e9, link) == pytest.approx(3.0)
-    assert devices.efficiency(4, 6, work, link) == pytest.approx(0.5)
-    assert devices.efficiency(1, 1, work, link) == 1.0
+    assert communication.all_reduce_seconds(4, 1e9, link) == pytest.approx(3.0)
+    assert communication.efficiency(4, 6, work, link) == pytest.approx(0.5)
+    assert communication.efficiency(1, 1, work, link) == 1.0
 
 
 @pytest.mark.nightly
