@@ -121,6 +121,29 @@ def test_probabilities_are_averaged_not_logits(from_logits):
     assert "independent samples" in found.reason or "R-hat" in found.reason
 
 
+def test_steps_suit_the_curvature_on_the_way():
+    # The loss w**4 is flat at the weight 0, and curved wherever it leads.
+    model = keras.Sequential([
+        keras.Input([1], dtype="float64"),
+        keras.layers.Dense(1, use_bias=False, dtype="float64"),
+    ])
+    model.set_weights([np.zeros([1, 1])])
+    ones = np.ones([1, 1])
+    found = landscape.local_predictions(
+        model, ones, (ones, 0 * ones), 0.01, 1.0,
+        lambda _, prediction: prediction**4, activation="linear",
+        num_samples=200, seed=1,
+    )  # fmt: skip
+    grid = np.linspace(-4, 4, 10_001)
+    density = np.exp(-(grid**4) - 0.005 * grid**2)
+    expected = (density * grid**2).sum() / density.sum()
+    assert found.reason == ""
+    assert found.step_size < 1  # not 0.5 / scope = 50
+    error = (2 / found.effective_sample_size) ** 0.5
+    assert found.deviation.item() ** 2 == pytest.approx(expected, rel=4 * error)
+    assert error < 0.1
+
+
 def test_what_is_not_mixed_is_said():
     with pytest.warns(UserWarning, match="not to be trusted: split R-hat"):
         landscape.local_predictions(

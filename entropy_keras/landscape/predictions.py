@@ -28,6 +28,8 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 _OBSERVATIONS = 100
 # Share by which the temperature may be missed, beyond three standard errors.
 _TOLERANCE = 0.2
+# How often the step size is looked for, and at how many chains.
+_ATTEMPTS, _LOOKED_AT = 6, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,8 @@ def local_predictions(
             half of them take are made before.
         steps_per_sample: Steps between two samples.
         step_size: Step size, in units of the inverse scope; `None` for half the
-            inverse of the largest curvature at the weights, pull included.
+            inverse of the largest curvature, pull included, at the weights and
+            where the steps that do not count lead.
         minibatch_size: Samples of a gradient, drawn for each chain and step;
             `None` for all data. Their noise is heat: with covariance C it adds
             `step_size * C / (2 * (1 - momentum))` to the temperature along
@@ -259,10 +262,9 @@ class Predictor:
                 value,
             )
         diagonal = self._diagonal(geometry.get(metric), plan)
-        step = self._step_size(plan, diagonal)
-        ones = np.ones(plan.num_chains)
-        walk = self._chains.begin(plan, step * ones, ones, metric=diagonal)
-        walk, *_ = self._walk(walk, num_samples // 2 * steps_per_sample)
+        walk, step = self._warmed(
+            plan, num_samples // 2 * steps_per_sample, diagonal
+        )
         total = _Total()
         losses, products = [], []
         for _ in range(num_samples):
@@ -278,17 +280,50 @@ class Predictor:
             step,
         )
 
-    def _step_size(self, plan: Plan, diagonal: tf.Tensor | None) -> float:
-        """Returns the step size, by the curvature if the plan has none."""
+    def _warmed(
+        self, plan: Plan, num_steps: int, diagonal: tf.Tensor | None
+    ) -> tuple[Walk, float]:
+        """Returns chains after steps that do not count, and their step size.
+
+        Where weights fit all data the loss is flat, and curved around: the step
+        size has to suit the curvature that chains meet on their way.
+        """
+        ones = np.ones(plan.num_chains)
+        position = self._chains.objective.position()
+        step = self._step_size(plan, [position], diagonal)
+        for _ in range(_ATTEMPTS):
+            walk = self._chains.begin(plan, step * ones, ones, metric=diagonal)
+            walk, *_ = self._walk(walk, num_steps)
+            if plan.step_size is not None:
+                break
+            suits = self._step_size(
+                plan, walk.state.position[0][:_LOOKED_AT], diagonal
+            )
+            if step <= 2.0 * suits:
+                break
+            step = suits if suits > 0.0 else step / 8.0
+        return walk, step
+
+    def _step_size(
+        self, plan: Plan, positions: Any, diagonal: tf.Tensor | None
+    ) -> float:
+        """Returns the step size that suits the curvature, if none is given.
+
+        NaN where a position or the curvature is not finite.
+        """
         curvature = 0.0
         if plan.step_size is None:
-            curvature = self._chains.curvature(
-                self._chains.objective.position(),
-                plan.seed,
-                1.0 if diagonal is None else diagonal.numpy(),
-            )
-        (step,) = plan.step_sizes(np.ones(1), max(curvature, 0.0))
-        self._chains.sampler.check_stability(float(step), plan.scope)
+            metric = 1.0 if diagonal is None else diagonal.numpy()
+            found = [
+                self._chains.curvature(position, plan.seed, metric)
+                if np.isfinite(position).all()
+                else np.nan
+                for position in positions
+            ]
+            curvature = float(np.max([0.0, *found]))  # NaN if one of them is
+        (step,) = plan.step_sizes(np.ones(1), curvature)
+        if np.isfinite(step):
+            self._chains.sampler.check_stability(float(step), plan.scope)
         return float(step)
 
     def _diagonal(
