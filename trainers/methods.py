@@ -315,6 +315,14 @@ METHODS: dict[str, Method] = {
         ),
         {"learning_rate": (1.0, 1.0), "weight_decay": (1e-12, 1e-12)},
     ),
+    # The defaults, annealed, with the penalty that SGD has: one knob.
+    "entropy_sgd_decay": Method(
+        lambda k, n, c: entropy_keras.EntropySGD(
+            Annealed(k["learning_rate"], n), seed=0, **c
+        ),
+        {"learning_rate": (1.0, 1.0), **_DECAY},
+        _STEPS,
+    ),
     "entropy_sgd_warm": Method(
         lambda k, n, c: entropy_sgd(
             k,
