@@ -125,7 +125,8 @@ def main(arguments: Sequence[str]) -> None:
             rows.append(row)
             print(
                 f"L = {steps:4} {dtype:8} "
-                f"group {row['bytes_of_group'] / 1e6:8.1f} MB, peak {row['peak_bytes'] / 1e6:8.1f} MB, "
+                f"group {row['bytes_of_group'] / 1e6:8.1f} MB, "
+                f"peak {row['peak_bytes'] / 1e6:8.1f} MB, "
                 f"{row['milliseconds']:.2f} ms a gradient",
                 flush=True,
             )
