@@ -54,7 +54,8 @@ def test_half_precision_is_as_right_as_it_says(policy):
         assert found.dtype == "float32"
         assert 0 < difference(found, function(single)) < 2 * eps
     ends, expected = (
-        landscape.top_eigenvalues(m, (X, Y), 2, LOSS) for m in (half, single)
+        landscape.top_eigenvalues(m, (X, Y), LOSS, num_eigenvalues=2)
+        for m in (half, single)
     )
     error = np.abs(ends.largest - expected.largest)
     assert (error < ends.largest_errors).all()
@@ -86,7 +87,7 @@ class Logarithm(layers.Layer):
 
 
 DERIVATIVES = {
-    "top": lambda *of: landscape.top_eigenvalues(*of, 1),
+    "top": lambda *of: landscape.top_eigenvalues(*of, num_eigenvalues=1),
     "gauss_newton": lambda m, data: landscape.gauss_newton_vector_product(
         m, data, np.ones(m.count_params())
     ),

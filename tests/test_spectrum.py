@@ -158,7 +158,9 @@ def test_a_hessian_of_low_rank():
     model = keras.Sequential([keras.Input([20]), keras.layers.Dense(1)])
     rng = np.random.default_rng(0)
     x = np.repeat(rng.normal(size=[2, 20]), 3, axis=0).astype("float32")
-    ends = landscape.top_eigenvalues(model, (x, x[:, :1]), k=3, loss="mse")
+    ends = landscape.top_eigenvalues(
+        model, (x, x[:, :1]), num_eigenvalues=3, loss="mse"
+    )
     extended = np.hstack([x, np.ones([6, 1])])
     expected = np.linalg.eigvalsh(extended.T @ extended / 3.0)
     np.testing.assert_allclose(ends.smallest, 0.0, atol=1e-5)
@@ -211,7 +213,7 @@ def test_methods_agree_on_a_network(trained):
         *trained, method="lanczos", num_steps=40
     )
     assert density.method == "lanczos"
-    ends = landscape.top_eigenvalues(*trained, k=3)
+    ends = landscape.top_eigenvalues(*trained, num_eigenvalues=3)
     for largest in (density.largest, ends.largest[0]):
         assert largest == pytest.approx(expected[-1], rel=1e-3)
     for smallest in (density.smallest, ends.smallest[0]):
@@ -243,8 +245,12 @@ def test_auto_takes_lanczos_for_large_networks():
             {"num_probes": 0},
             "`num_probes` must be a positive",
         ),
-        ("top_eigenvalues", {"k": 0}, "`k` must be a positive integer"),
-        ("top_eigenvalues", {"k": 32}, "half of the 62 weights"),
+        (
+            "top_eigenvalues",
+            {"num_eigenvalues": 0},
+            "`num_eigenvalues` must be a positive integer",
+        ),
+        ("top_eigenvalues", {"num_eigenvalues": 32}, "half of the 62 weights"),
         ("top_eigenvalues", {"tolerance": -1}, "`tolerance` must be non-neg"),
         ("top_eigenvalues", {"max_steps": 3}, "`max_steps` must be at least"),
     ],

@@ -180,8 +180,8 @@ def measure(model: keras.Model, data: comparison.Labelled) -> dict[str, float]:
     found = [
         model.evaluate(*data, verbose=0),
         length,
-        landscape.top_eigenvalues(model, data, k=1).largest[0],
-        landscape.trace(model, data, products=60).estimate,
+        landscape.top_eigenvalues(model, data, num_eigenvalues=1).largest[0],
+        landscape.trace(model, data, num_products=60).value,
         landscape.sam_sharpness(model, data, rho=length / 20),
     ]
     return dict(zip(MEASURES, map(float, found), strict=True))

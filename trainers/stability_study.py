@@ -206,7 +206,7 @@ def equation_10(
         The constants and the ratio that follows from them.
     """
     model = runner.model
-    ends = landscape.top_eigenvalues(model, train, k=1)
+    ends = landscape.top_eigenvalues(model, train, num_eigenvalues=1)
     constants: dict[str, Any] = {
         "lipschitz": replacement.largest_gradient(model, train),
         "smoothness": float(ends.largest[0]),

@@ -79,7 +79,7 @@ for name, model in models.items():
     model.compile(loss=loss, metrics=["accuracy"])
     training_loss = model.evaluate(*data, verbose=0)[0]
     accuracy = model.evaluate(*test, verbose=0)[1]
-    ends = landscape.top_eigenvalues(model, data, k=1)
+    ends = landscape.top_eigenvalues(model, data, num_eigenvalues=1)
     trace = landscape.trace(model, data)
     energy = landscape.local_energy(model, data, sigma=0.1)
     slices[name] = landscape.loss_slice(
@@ -89,7 +89,7 @@ for name, model in models.items():
         f"{name}: loss {training_loss:.4f}, "
         f"error {100 * (1 - accuracy):.1f} %, "
         f"top {ends.largest[0]:.2f}, "
-        f"trace {trace.estimate:.2f} ± {trace.standard_error:.2f}, "
+        f"trace {trace.value:.2f} ± {trace.standard_error:.2f}, "
         f"noise {energy.value:.4f}"
     )
 

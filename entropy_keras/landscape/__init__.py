@@ -41,6 +41,9 @@ from entropy_keras.landscape.products import gauss_newton_operator
 from entropy_keras.landscape.products import gauss_newton_vector_product
 from entropy_keras.landscape.products import hessian_operator
 from entropy_keras.landscape.products import hessian_vector_product
+from entropy_keras.landscape.products import restricted_operator
+from entropy_keras.landscape.products import symmetric_operator
+from entropy_keras.landscape.products import weight_indices
 from entropy_keras.landscape.report import FlatnessReport
 from entropy_keras.landscape.report import Measured
 from entropy_keras.landscape.sharpness import epsilon_sharpness
@@ -50,6 +53,8 @@ from entropy_keras.landscape.sharpness import sam_sharpness
 from entropy_keras.landscape.slices import Slice
 from entropy_keras.landscape.slices import loss_slice
 from entropy_keras.landscape.slices import loss_surface
+from entropy_keras.landscape.solving import inverse_vector_product
+from entropy_keras.landscape.solving import log_determinant
 from entropy_keras.landscape.spectrum import hessian_spectrum
 from entropy_keras.landscape.spectrum import spectral_density
 from entropy_keras.landscape.spectrum import top_eigenvalues
@@ -93,23 +98,28 @@ __all__ = [
     "hessian_operator",
     "hessian_spectrum",
     "hessian_vector_product",
+    "inverse_vector_product",
     "local_energy",
     "local_entropy",
     "local_entropy_1d",
     "local_entropy_gradient",
     "local_predictions",
+    "log_determinant",
     "log_loss",
     "loss_slice",
     "loss_surface",
     "moreau_envelope_1d",
     "pac_bayes_sigma",
     "quadratic_local_entropy",
+    "restricted_operator",
     "sam_sharpness",
     "smoothed_constants",
     "smoothed_curvature",
     "spectral_density",
     "stability_bound",
     "stability_ratio",
+    "symmetric_operator",
     "top_eigenvalues",
     "trace",
+    "weight_indices",
 ]

@@ -351,7 +351,7 @@ class _Survey:
         )
         if exact:
             found = hutch_plus_plus(self._hessian, count, self._plan.seed)
-            return _around(found.estimate, _WIDTH * found.standard_error)
+            return _around(found.value, _WIDTH * found.standard_error)
         value, error = trace_from(self._first, count, self._plan.seed + 1)
         return _around(value, _WIDTH * error)
 

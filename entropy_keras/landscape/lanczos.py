@@ -11,6 +11,7 @@ from scipy.sparse.linalg import aslinearoperator
 
 from entropy_keras.landscape.density import Estimate
 from entropy_keras.landscape.density import Spectrum
+from entropy_keras.landscape.products import relative_precision
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
@@ -102,20 +103,6 @@ def quadrature(probes: Iterable["Lanczos"], num_steps: int) -> Spectrum:
     if num_steps >= count:
         resolution = relative_precision(run.operator) * np.abs(nodes).max()
     return Spectrum(nodes, weights, count, float(resolution), "lanczos")
-
-
-def relative_precision(operator: LinearOperator) -> float:
-    """Returns the relative precision of an operator's products.
-
-    Args:
-        operator: Any; one of a model has it as an attribute, since it may
-            compute in a coarser type than that of its vectors.
-
-    Returns:
-        A number as `numpy.finfo` has.
-    """
-    eps = float(np.finfo(operator.dtype).eps)
-    return max(eps, getattr(operator, "precision", eps))
 
 
 def check_counts(num_steps: int, num_probes: int) -> None:

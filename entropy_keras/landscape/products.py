@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import aslinearoperator
 
 from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
@@ -150,6 +151,175 @@ def gauss_newton_operator(
     """
     objective = Objective(model, data, loss, **options)
     return operator(objective, gauss_newton_product(objective))
+
+
+def symmetric_operator(
+    model: Any, data: Any = None, loss: Any = None, **options: Any
+) -> LinearOperator:
+    """Returns what is measured as a symmetric operator.
+
+    Args:
+        model: A model, with `data`, whose Hessian it is; an `Objective`,
+            likewise; or the operator itself: a `LinearOperator` of SciPy, such
+            as `gauss_newton_operator` and sums, multiples and restrictions of
+            them, or a matrix.
+        data: The samples of a model, else left out.
+        loss: The loss of a model, else left out.
+        **options: See `Objective`, for a model alone.
+
+    Returns:
+        A symmetric operator of shape `[n, n]`.
+
+    Raises:
+        ValueError: If arguments do not fit together, or if an operator is not
+            square or not real; see also `Objective`.
+
+    Example:
+    >>> symmetric_operator(np.diag([1.0, 2.0])).shape
+    (2, 2)
+    """
+    if isinstance(model, keras.Model):
+        return hessian_operator(model, data, loss, **options)
+    given = {"data": data, "loss": loss, **options}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        require(
+            False,
+            name,
+            f"left out with a {type(model).__name__}, which has its own",
+            type(value),
+        )
+    if isinstance(model, Objective):
+        return operator(model, hessian_product(model))
+    try:
+        found = aslinearoperator(model)
+    except TypeError:
+        require(
+            False,
+            "model",
+            "a keras.Model, an Objective, or a linear operator as SciPy takes",
+            type(model),
+        )
+    require(
+        found.shape[0] == found.shape[1] and np.dtype(found.dtype).kind == "f",
+        "model",
+        "a square operator of real floating numbers",
+        f"one of shape {found.shape} and type {found.dtype}",
+    )
+    return found
+
+
+def weight_indices(model: keras.Model, layers: Any) -> np.ndarray:
+    """Returns where weights of layers are in the vector of all.
+
+    Args:
+        model: A built model.
+        layers: A layer or variable of it, or several.
+
+    Returns:
+        Indices in ascending order, for `restricted_operator`.
+
+    Raises:
+        ValueError: If something is no layer or trainable variable of it.
+
+    Example:
+    >>> model = keras.Sequential([
+    ...     keras.Input([2]), keras.layers.Dense(2), keras.layers.Dense(1)
+    ... ])
+    >>> weight_indices(model, model.layers[1]).tolist()
+    [6, 7, 8]
+    """
+    chosen = layers if isinstance(layers, (list, tuple)) else [layers]
+    wanted: set[int] = set()
+    for each in chosen:
+        own = each.trainable_variables if hasattr(
+            each, "trainable_variables"
+        ) else [each]  # fmt: skip
+        wanted |= {id(variable) for variable in own}
+    found, start = [], 0
+    for variable in model.trainable_variables:
+        size = int(np.prod(variable.shape))
+        if id(variable) in wanted:
+            found.append(np.arange(start, start + size))
+            wanted.remove(id(variable))
+        start += size
+    require(
+        bool(found) and not wanted,
+        "layers",
+        "layers with trainable weights, or trainable variables, of the model",
+        layers,
+    )
+    return np.concatenate(found)
+
+
+def restricted_operator(operator: Any, indices: Any) -> LinearOperator:
+    """Returns the block of a symmetric operator for some of the weights.
+
+    Args:
+        operator: Of shape `[n, n]`, see `symmetric_operator`.
+        indices: Integers from 0 to n - 1, each once, such as `weight_indices`
+            finds.
+
+    Returns:
+        An operator of shape `[m, m]`, whose products each take one of the
+        other.
+
+    Raises:
+        ValueError: If the indices are not such integers.
+
+    Example:
+    >>> block = restricted_operator(np.diag([1.0, 2.0, 3.0]), [0, 2])
+    >>> (block @ np.eye(2)).tolist()
+    [[1.0, 0.0], [0.0, 3.0]]
+    """
+    whole = symmetric_operator(operator)
+    (count, _) = whole.shape
+    places = np.asarray(indices)
+    require(
+        places.ndim == 1
+        and places.size > 0
+        and places.dtype.kind in "iu"
+        and places.min() >= 0
+        and places.max() < count
+        and len(np.unique(places)) == len(places),
+        "indices",
+        f"different integers from 0 to {count - 1}",
+        indices,
+    )
+
+    def multiply(vector: np.ndarray) -> np.ndarray:
+        padded = np.zeros(count, whole.dtype)
+        padded[places] = vector.reshape(-1)
+        return whole.matvec(padded)[places]
+
+    found = LinearOperator(
+        (len(places), len(places)),
+        matvec=multiply,
+        rmatvec=multiply,
+        dtype=whole.dtype,
+    )
+    found.precision = relative_precision(whole)
+    return found
+
+
+def relative_precision(operator: LinearOperator) -> float:
+    """Returns the relative precision of an operator's products.
+
+    Args:
+        operator: Any; one of a model has it as an attribute, since it may
+            compute in a coarser type than that of its vectors, and sums and
+            multiples have that of their parts.
+
+    Returns:
+        A number as `numpy.finfo` has.
+    """
+    eps = float(np.finfo(operator.dtype).eps)
+    parts = [
+        relative_precision(part)
+        for part in getattr(operator, "args", ())
+        if isinstance(part, LinearOperator)
+    ]
+    return max([eps, getattr(operator, "precision", eps), *parts])
 
 
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]

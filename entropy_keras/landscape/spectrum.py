@@ -13,9 +13,9 @@ from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.lanczos import density
 from entropy_keras.landscape.lanczos import extremes
 from entropy_keras.landscape.objective import Objective
-from entropy_keras.landscape.products import hessian_operator
 from entropy_keras.landscape.products import hessian_product
 from entropy_keras.landscape.products import operator as operator_of
+from entropy_keras.landscape.products import symmetric_operator
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import is_number
 from entropy_keras.validation import require
@@ -90,22 +90,24 @@ def hessian_spectrum(
 
 def top_eigenvalues(
     model: Any,
-    data: Any,
-    k: int = 10,
+    data: Any = None,
     loss: Any = None,
     *,
+    num_eigenvalues: int = 10,
     tolerance: float = 1e-3,
     max_steps: int = 500,
     seed: int = 0,
     **options: Any,
 ) -> Extremes:
-    """Computes the k largest and the k smallest eigenvalues of the Hessian.
+    """Computes the largest and the smallest eigenvalues of the Hessian.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, an `Objective`, or any symmetric operator:
+            see `symmetric_operator`, as for `data`, `loss` and the options.
         data: The samples.
-        k: How many at each end; at most half of the number of weights.
         loss: The loss; `None` for the compiled one.
+        num_eigenvalues: How many at each end; at most half of the number of
+            weights.
         tolerance: Error allowed, relative to the eigenvalue of the largest
             magnitude.
         max_steps: Limit of Lanczos steps, one product each. What has not
@@ -124,15 +126,18 @@ def top_eigenvalues(
     >>> from entropy_keras import landscape
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     >>> data = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
-    >>> ends = landscape.top_eigenvalues(model, data, k=1, loss="mse")
+    >>> ends = landscape.top_eigenvalues(
+    ...     model, data, "mse", num_eigenvalues=1
+    ... )
     >>> round(float(ends.largest[0]), 3)
     3.0
     """
-    operator = hessian_operator(model, data, loss, **options)
+    operator = symmetric_operator(model, data, loss, **options)
     (count, _) = operator.shape
+    k = num_eigenvalues
     require(
         is_integer(k, 1) and 2 * k <= count,
-        "k",
+        "num_eigenvalues",
         f"a positive integer, at most half of the {count} weights",
         k,
     )
@@ -148,7 +153,7 @@ def top_eigenvalues(
 
 def spectral_density(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     num_steps: int = 100,
@@ -165,7 +170,8 @@ def spectral_density(
     blurred, and `share_below` refuses to count it.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, an `Objective`, or any symmetric operator:
+            see `symmetric_operator`, as for `data`, `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         num_steps: Lanczos steps, at least 2.
@@ -193,7 +199,7 @@ def spectral_density(
         investigation into neural net optimization via Hessian eigenvalue
         density", arXiv:1901.10159.
     """
-    operator = hessian_operator(model, data, loss, **options)
+    operator = symmetric_operator(model, data, loss, **options)
     return density(operator, num_steps, num_probes, seed)
 
 

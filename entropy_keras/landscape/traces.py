@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from entropy_keras.landscape.products import hessian_operator
+from entropy_keras.landscape.products import symmetric_operator
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
@@ -15,22 +15,22 @@ class Trace(NamedTuple):
     """A trace that was estimated.
 
     Attributes:
-        estimate: The trace.
+        value: The trace.
         standard_error: Its standard error; 0 where the trace is exact.
-        products: Hessian-vector products that it took.
+        num_products: Hessian-vector products that it took.
     """
 
-    estimate: float
+    value: float
     standard_error: float
-    products: int
+    num_products: int
 
 
 def trace(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
-    products: int = 150,
+    num_products: int = 150,
     seed: int = 0,
     **options: Any,
 ) -> Trace:
@@ -41,11 +41,12 @@ def trace(
     Networks have few large eigenvalues, so little is left.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, an `Objective`, or any symmetric operator:
+            see `symmetric_operator`, as for `data`, `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
-        products: Hessian-vector products to spend, at least 6. If there are no
-            more weights than that, the trace is exact.
+        num_products: Products to spend, at least 6. If there are no more
+            weights than that, the trace is exact.
         seed: Seed of the random vectors.
         **options: `batch_size` and `training`.
 
@@ -53,56 +54,56 @@ def trace(
         The trace with its standard error.
 
     Raises:
-        ValueError: If `products` is out of its range; see also `Objective`.
+        ValueError: If `num_products` is out of its range; see also `Objective`.
 
     Example:
     >>> from entropy_keras import landscape
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     >>> data = np.eye(2, dtype="float32"), np.zeros([2, 1], "float32")
     >>> landscape.trace(model, data, loss="mse")
-    Trace(estimate=4.0, standard_error=0.0, products=3)
+    Trace(value=4.0, standard_error=0.0, num_products=3)
 
     References:
         Meyer, Musco, Musco and Woodruff, "Hutch++: optimal stochastic trace
         estimation", arXiv:2010.09649, algorithm 1.
     """
     require(
-        is_integer(products, 6),
-        "products",
+        is_integer(num_products, 6),
+        "num_products",
         "an integer of at least 6",
-        products,
+        num_products,
     )
-    operator = hessian_operator(model, data, loss, **options)
-    return hutch_plus_plus(operator, products, seed)
+    operator = symmetric_operator(model, data, loss, **options)
+    return hutch_plus_plus(operator, num_products, seed)
 
 
 def hutch_plus_plus(
-    operator: LinearOperator, products: int, seed: int
+    operator: LinearOperator, num_products: int, seed: int
 ) -> Trace:
     """Estimates the trace of a symmetric operator; see `trace`.
 
     Args:
         operator: Of shape `[n, n]`.
-        products: Products to spend.
+        num_products: Products to spend.
         seed: Seed of the random vectors.
 
     Returns:
         The trace with its standard error.
     """
     (count, _) = operator.shape
-    if products >= count:
+    if num_products >= count:
         diagonal = [operator.matvec(unit) @ unit for unit in np.eye(count)]
         return Trace(float(np.sum(diagonal)), 0.0, count)
     rng = np.random.default_rng(seed)
-    rank = products // 3
+    rank = num_products // 3
     basis, _ = np.linalg.qr(
         operator.matmat(rng.choice([-1.0, 1.0], [count, rank])).astype(
             "float64"
         )
     )
     found = np.sum(basis * operator.matmat(basis))
-    probes = rng.choice([-1.0, 1.0], [count, products - 2 * rank])
+    probes = rng.choice([-1.0, 1.0], [count, num_products - 2 * rank])
     probes -= basis @ (basis.T @ probes)
     left = np.sum(probes * operator.matmat(probes), axis=0)
     error = left.std(ddof=1) / np.sqrt(len(left))
-    return Trace(float(found + left.mean()), float(error), products)
+    return Trace(float(found + left.mean()), float(error), num_products)
