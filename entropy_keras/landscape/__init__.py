@@ -33,6 +33,10 @@ from entropy_keras.landscape.flatness import flatness_report
 from entropy_keras.landscape.hessian import hessian_matrix
 from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.pictures import layer_traces
+from entropy_keras.landscape.pictures import plot_layer_traces
+from entropy_keras.landscape.pictures import plot_spectra
+from entropy_keras.landscape.pictures import plot_training_path
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.predictions import LocalPredictions
 from entropy_keras.landscape.predictions import Predictor
@@ -99,6 +103,7 @@ __all__ = [
     "hessian_spectrum",
     "hessian_vector_product",
     "inverse_vector_product",
+    "layer_traces",
     "local_energy",
     "local_entropy",
     "local_entropy_1d",
@@ -110,6 +115,9 @@ __all__ = [
     "loss_surface",
     "moreau_envelope_1d",
     "pac_bayes_sigma",
+    "plot_layer_traces",
+    "plot_spectra",
+    "plot_training_path",
     "quadratic_local_entropy",
     "restricted_operator",
     "sam_sharpness",
