@@ -9,7 +9,7 @@ import pytest
 
 GALLERY = pathlib.Path(__file__).parent.parent / "docs" / "gallery"
 SCRIPTS = sorted(GALLERY.glob("*.py"))
-NUMBER = re.compile(r"[\d.]+(e-\d+)?")
+NUMBER = re.compile(r"-?[\d.]+(e-\d+)?")
 
 
 def claims_of_swap(rows):
@@ -40,6 +40,18 @@ def claims_of_calibration(rows):
     errors = {n: row["calibration error"] for n, row in rows.items()}
     assert errors["averaged at 0.03"] < 0.5 * errors["the weights"]
     assert errors["averaged at 1 / N"] < errors["the weights"]
+
+
+def claims_of_curvature(rows):
+    small, large, layer, _ = rows.values()
+    for row in (small, large):
+        assert row["of the layers together"] == pytest.approx(
+            row["trace"], rel=0.05
+        )
+        assert row["smallest"] < 0 < row["largest eigenvalue"] < row["trace"]
+    assert small["loss"] < large["loss"]
+    assert small["trace"] < large["trace"]
+    assert layer["weights"] == 170
 
 
 def rows(text):
