@@ -17,6 +17,7 @@ PRESETS = [
     presets.diloco,
     presets.lpf_sgd,
     presets.perturbed_averaging,
+    presets.real_temperature,
 ]
 OURS = {"num_langevin_steps": NUM_STEPS, "seed": SEED}
 
@@ -37,6 +38,28 @@ def test_lookahead_goes_half_the_way():
             position = position + velocity
         x = x + 0.5 * (position - x)
         assert_moved(x, expected, start)
+
+
+@pytest.mark.usefixtures("_float64")
+def test_a_real_temperature_leaves_its_noise_out_of_the_mean():
+    weights, groups = train(presets.real_temperature(**OURS))
+    x = weights[0]
+    for update, (expected, batches) in enumerate(
+        zip(weights[1:], groups, strict=True)
+    ):
+        position = mean = start = x
+        path = velocity = 0.0
+        for step, batch in enumerate(batches, 1):
+            g = gradient(position, batch)
+            noise = np.sqrt(2 * 0.15 * 5e-4) * normal(update, step)
+            velocity = 0.9 * velocity - 0.15 * g
+            move = 0.9 * velocity - 0.15 * g + noise
+            position = position + move - 0.15 * 0.005 * (position - x)
+            path = path + noise - 0.15 * 0.005 * path
+            mean = 0.25 * mean + 0.75 * (position - path)
+        x = x - 0.9 * (x - mean)
+        assert_moved(x, expected, start)
+        x = expected
 
 
 @pytest.mark.usefixtures("_float64")
