@@ -460,6 +460,8 @@ def draw(
             axes.set_yscale("log")
             axes.grid(alpha=0.3, which="both")
             if what == "error":
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter("{x:g}")
                 axes.axhline(target, color="gray", linewidth=0.8, ls="--")
         row[0].set_ylabel(label)
     panels[0, 0].legend()
