@@ -117,7 +117,14 @@ def test_readme_quotes_the_evidence():
             )
         cells = " | ".join(f"{each[method]:.2f}" for each in tables)
         assert f"| {name} | {cells} |" in text
-    noisy = runs[-1]
+    clean, noisy = runs[1], runs[-1]
+    means = [each["entropy_sgd_decay"].mean() for each in (clean, noisy)]
+    assert "it has {:.2f} and {:.2f} % at 50 passes".format(*means) in text
+    behind = clean["entropy_sgd_decay"] - clean["sgd"]
+    error = max(
+        scipy.stats.sem(behind.mean(1)), scipy.stats.sem(behind.ravel())
+    )
+    assert f"(behind it by {behind.mean():.2f} ± {error:.2f})" in text
     for ours, other, quoted in (
         ("entropy_sgd", "sgd", "SGD (by {})"),
         ("entropy_sgd", "sgd_ema", "its average ({})"),
