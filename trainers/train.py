@@ -25,10 +25,25 @@ from trainers import config
 from trainers import networks
 from trainers import optimizers
 from trainers import training
+from trainers import usage
 
 _DEFAULT = config.Config()
+# The groups of `--help`.
+_DATA, _NETWORK, _OPTIMIZER, _ENTROPY, _TRAINING, _OUTPUT = GROUPS = (
+    "Data",
+    "Network",
+    "Optimizer",
+    "Entropy-SGD alone",
+    "Training",
+    "Output",
+)
+usage.show_in_groups(GROUPS)
+
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/train", "Folder of the run: results and checkpoint."
+    "workdir",
+    "runs/train",
+    "Folder of the run: results and checkpoint.",
+    module_name=_OUTPUT,
 )
 
 flags.DEFINE_string(
@@ -36,21 +51,27 @@ flags.DEFINE_string(
     _DEFAULT.dataset,
     "'digits', bundled, or the name of an image classification set of "
     "TensorFlow Datasets.",
+    module_name=_DATA,
 )
 flags.DEFINE_string(
-    "data_dir", None, "Where TensorFlow Datasets finds or prepares its data."
+    "data_dir",
+    None,
+    "Where TensorFlow Datasets finds or prepares its data.",
+    module_name=_DATA,
 )
 flags.DEFINE_string(
     "npz",
     None,
     "Keras-style file with x_train, y_train, x_test, y_test to use instead of "
     "--dataset.",
+    module_name=_DATA,
 )
 flags.DEFINE_string(
     "text",
     None,
     "Text file to use instead of --dataset, with --network=char_lstm, which "
     "learns the next of its characters.",
+    module_name=_DATA,
 )
 flags.DEFINE_float(
     "validation_fraction",
@@ -58,6 +79,7 @@ flags.DEFINE_float(
     "Share of the training set to hold out for choosing hyper-parameters.",
     lower_bound=0.0,
     upper_bound=0.9,
+    module_name=_DATA,
 )
 flags.DEFINE_bool(
     "standardized",
@@ -65,6 +87,7 @@ flags.DEFINE_bool(
     "Whether images are floats of mean 0 and standard deviation 1, which stay "
     "as they are. Without it, integers are divided by the largest value of "
     "their type, and floats have to lie in [0, 1].",
+    module_name=_DATA,
 )
 flags.DEFINE_enum(
     "preprocessing",
@@ -72,21 +95,35 @@ flags.DEFINE_enum(
     config.PREPROCESSING,
     "What is done to images: nothing more, or global contrast normalization "
     "and ZCA whitening, fitted on the training set.",
+    module_name=_DATA,
 )
 flags.DEFINE_enum(
-    "network", _DEFAULT.network, networks.NAMES, "Network to train."
+    "network",
+    _DEFAULT.network,
+    networks.NAMES,
+    "Network to train.",
+    module_name=_NETWORK,
 )
 flags.DEFINE_float(
     "width",
     _DEFAULT.width,
     "Multiplier of the channels and hidden units of the network.",
     lower_bound=0.01,
+    module_name=_NETWORK,
 )
 flags.DEFINE_enum(
-    "optimizer", _DEFAULT.optimizer, optimizers.NAMES, "Optimizer."
+    "optimizer",
+    _DEFAULT.optimizer,
+    optimizers.NAMES,
+    "Optimizer.",
+    module_name=_OPTIMIZER,
 )
 flags.DEFINE_integer(
-    "epochs", _DEFAULT.epochs, "Number of epochs.", lower_bound=1
+    "epochs",
+    _DEFAULT.epochs,
+    "Number of epochs.",
+    lower_bound=1,
+    module_name=_TRAINING,
 )
 flags.DEFINE_enum(
     "epoch_unit",
@@ -94,21 +131,30 @@ flags.DEFINE_enum(
     config.EPOCH_UNITS,
     "What an epoch is: one pass over the data, or, as the paper counts, as "
     "many updates as the data have mini-batches.",
+    module_name=_TRAINING,
 )
 flags.DEFINE_integer(
-    "batch_size", _DEFAULT.batch_size, "Size of a mini-batch.", lower_bound=1
+    "batch_size",
+    _DEFAULT.batch_size,
+    "Size of a mini-batch.",
+    lower_bound=1,
+    module_name=_TRAINING,
 )
 flags.DEFINE_float(
     "learning_rate",
     None,
-    f"Outer learning rate. Defaults by optimizer: {optimizers.LEARNING_RATES}.",
+    "Outer learning rate. Defaults by optimizer: "
+    + ", ".join(f"{n} {rate}" for n, rate in optimizers.LEARNING_RATES.items())
+    + ".",
     lower_bound=0.0,
+    module_name=_OPTIMIZER,
 )
 flags.DEFINE_enum(
     "schedule",
     _DEFAULT.schedule,
     optimizers.SCHEDULES,
     "Schedule of the learning rate over the run.",
+    module_name=_OPTIMIZER,
 )
 flags.DEFINE_float(
     "step_fraction",
@@ -116,12 +162,14 @@ flags.DEFINE_float(
     "With --schedule=step, length of a step as a share of the run.",
     lower_bound=1e-6,
     upper_bound=1.0,
+    module_name=_OPTIMIZER,
 )
 flags.DEFINE_float(
     "step_factor",
     _DEFAULT.step_factor,
     "With --schedule=step, what each step divides the learning rate by.",
     lower_bound=1.0,
+    module_name=_OPTIMIZER,
 )
 flags.DEFINE_float(
     "momentum",
@@ -129,35 +177,48 @@ flags.DEFINE_float(
     "Nesterov momentum of SGD, or of the inner loop with --sampler=sgld.",
     lower_bound=0.0,
     upper_bound=0.999999,
+    module_name=_OPTIMIZER,
 )
 flags.DEFINE_float(
-    "weight_decay", None, "Decoupled weight decay.", lower_bound=0.0
+    "weight_decay",
+    None,
+    "Decoupled weight decay.",
+    lower_bound=0.0,
+    module_name=_OPTIMIZER,
 )
 flags.DEFINE_float(
     "clipnorm",
     None,
     "Largest norm of the gradient of each variable.",
     lower_bound=1e-12,
+    module_name=_OPTIMIZER,
 )
 flags.DEFINE_float(
     "scope_growth",
     _DEFAULT.scope_growth,
     "Relative growth of the scope at each update.",
     lower_bound=0.0,
+    module_name=_ENTROPY,
 )
 flags.DEFINE_float(
-    "maximum_scope", None, "Cap of a growing scope.", lower_bound=0.0
+    "maximum_scope",
+    None,
+    "Cap of a growing scope.",
+    lower_bound=0.0,
+    module_name=_ENTROPY,
 )
 flags.DEFINE_bool(
     "recalibrate",
     _DEFAULT.recalibrate,
     "Whether to refresh batch normalization before each evaluation.",
+    module_name=_TRAINING,
 )
 flags.DEFINE_enum(
     "jit_compile",
     _DEFAULT.jit_compile,
     ["auto", "true", "false"],
     "Whether to compile with XLA.",
+    module_name=_TRAINING,
 )
 flags.DEFINE_enum(
     "strategy",
@@ -166,9 +227,14 @@ flags.DEFINE_enum(
     "Which devices train together: one; the GPUs of this machine; or the "
     "processes that TF_CONFIG names, as `trainers.launch` starts them. The "
     "batch size is that of all together.",
+    module_name=_TRAINING,
 )
 flags.DEFINE_integer(
-    "seed", _DEFAULT.seed, "Seed of everything random.", lower_bound=0
+    "seed",
+    _DEFAULT.seed,
+    "Seed of everything random.",
+    lower_bound=0,
+    module_name=_TRAINING,
 )
 
 
@@ -177,13 +243,19 @@ def _define(name: str, field: Any) -> None:
     default = getattr(_DEFAULT, name)
     text = field.metadata["flag"]
     if field.metadata["choices"]:
-        flags.DEFINE_enum(name, default, field.metadata["choices"], text)
+        flags.DEFINE_enum(
+            name, default, field.metadata["choices"], text, module_name=_ENTROPY
+        )
     elif isinstance(default, bool):
-        flags.DEFINE_bool(name, default, text)
+        flags.DEFINE_bool(name, default, text, module_name=_ENTROPY)
     elif isinstance(default, int):
-        flags.DEFINE_integer(name, default, text, lower_bound=0)
+        flags.DEFINE_integer(
+            name, default, text, module_name=_ENTROPY, lower_bound=0
+        )
     else:
-        flags.DEFINE_float(name, default, text, lower_bound=0.0)
+        flags.DEFINE_float(
+            name, default, text, module_name=_ENTROPY, lower_bound=0.0
+        )
 
 
 for _name, _field in config.ENTROPY_FIELDS.items():

@@ -18,6 +18,7 @@ from trainers import config as config_lib
 from trainers import data
 from trainers import networks
 from trainers import optimizers
+from trainers import progress
 from trainers import report
 from trainers import whitening
 
@@ -358,12 +359,12 @@ def _fit(run: Run) -> None:
         ),
         run.checkpoint,
     ]
-    chief = replicas.is_chief(run.model.distribute_strategy)
-    if chief:
+    if replicas.is_chief(run.model.distribute_strategy):
         logs = keras.callbacks.TensorBoard(
             run.workdir / "logs", write_graph=False
         )
         callbacks.insert(-1, logs)
+        callbacks.append(progress.Progress(run.gradients_per_update))
     run.model.fit(
         order.dataset,
         epochs=run.passes,
@@ -372,7 +373,7 @@ def _fit(run: Run) -> None:
         validation_batch_size=EVALUATION_BATCH_SIZE,
         callbacks=callbacks,
         shuffle=False,
-        verbose=2 if chief else 0,
+        verbose=0,
     )
 
 

@@ -1,0 +1,45 @@
+"""The help of a program whose flags are in groups.
+
+A flag is put into a group by `module_name` where it is defined.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app
+from absl import flags
+
+
+def show_in_groups(groups: Sequence[str]) -> None:
+    """Makes `--help` show flags in groups, after those of the program itself.
+
+    Args:
+        groups: What the flags were given as `module_name`, in order.
+    """
+    app.define_help_flags()
+    for name, short_name in (("help", "?"), ("helpshort", None)):
+        flags.DEFINE_flag(_Help(name, short_name, groups))
+
+
+class _Help(flags.BooleanFlag):
+    """A flag that shows the help and ends the program."""
+
+    def __init__(
+        self, name: str, short_name: str | None, groups: Sequence[str]
+    ) -> None:
+        super().__init__(
+            name, False, "show this help", short_name, allow_override=True
+        )
+        self._groups = groups
+
+    def parse(self, argument: Any) -> None:
+        super().parse(argument)
+        if not self.value:
+            return
+        print(sys.modules["__main__"].__doc__)
+        print(flags.FLAGS.main_module_help().lstrip("\n"), end="")
+        for group in self._groups:
+            print(flags.FLAGS.module_help(group))
+        print("\nTry --helpfull to get a list of all flags.")
+        sys.exit()
