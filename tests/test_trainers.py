@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from entropy_keras import landscape
 from entropy_keras.landscape import products
+from trainers import compare_runs
 from trainers import config as config_lib
 from trainers import data
 from trainers import networks
@@ -214,7 +215,7 @@ def test_an_epoch_order_is_a_function_of_seed_and_epoch():
     assert labels(1, 0) != first
 
 
-def test_a_run_writes_what_it_promises(npz, tmp_path):
+def test_a_run_writes_what_it_promises(npz, tmp_path, capsys):
     workdir = tmp_path / "run"
     metrics = training.train_and_evaluate(config_for(npz), workdir)
     assert json.loads((workdir / "metrics.json").read_text()) == metrics
@@ -232,6 +233,15 @@ def test_a_run_writes_what_it_promises(npz, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert {"loss", "val_accuracy", "gradient_evaluations"} <= set(rows[0])
+    last = rows[-1]
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "pass 3 of 3: 45 of 45 gradients, 0:00:00 left, "
+        f"loss {float(last['loss']):.4f}, "
+        f"held-out error {100 - 100 * float(last['val_accuracy']):.2f} %"
+    )
+    read = compare_runs.read(workdir)
+    assert read.metrics == metrics
+    assert read.history[-1] == {k: float(v) for k, v in last.items()}
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert any((workdir / "logs").glob("train/events*"))
     loaded = keras.models.load_model(workdir / "model.keras")

@@ -37,9 +37,11 @@ class _Help(flags.BooleanFlag):
         super().parse(argument)
         if not self.value:
             return
-        print(sys.modules["__main__"].__doc__)
-        print(flags.FLAGS.main_module_help().lstrip("\n"), end="")
-        for group in self._groups:
-            print(flags.FLAGS.module_help(group))
+        sections = [
+            flags.FLAGS.main_module_help(),
+            *map(flags.FLAGS.module_help, self._groups),
+        ]
+        print(sys.modules["__main__"].__doc__ or "", end="")
+        print(*filter(None, sections), sep="\n")
         print("\nTry --helpfull to get a list of all flags.")
         sys.exit()
