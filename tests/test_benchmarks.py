@@ -91,7 +91,7 @@ def test_pipeline_relates_inputs_to_ready_groups(tmp_path):
         assert row["milliseconds_per_update"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_scaling_times_what_it_says():
     tables = scaling.measure(widths=[4, 6], steps=[1, 3], rounds=3)
     sizes = {
@@ -124,7 +124,7 @@ def test_a_python_without_pytorch_is_refused():
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_update_allocates_little_beyond_what_it_needs(tmp_path):
     rows = run(
         "benchmarks.memory", tmp_path / "memory.json", "--network=mnistfc"

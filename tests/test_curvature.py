@@ -179,7 +179,7 @@ def test_the_binary_trains_and_loads(npz, tmp_path):
     assert again["largest"] == written["largest"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_binary_estimates_the_fisher_information(npz, tmp_path):
     flags = [
         f"--npz={npz}",

@@ -24,7 +24,6 @@ ADAM = {"beta_1": 0.875, "beta_2": 511 / 512, "epsilon": 2**-10}
 INNER_RATE = 2**-6
 
 SAMPLERS = {
-    "plain": (entropy_keras.SGLD(momentum=0.0), of_numpy.SGLD),
     "nesterov": (entropy_keras.SGLD(0.9), lambda: of_numpy.SGLD(0.9, True)),
     "momentum": (
         entropy_keras.SGLD(0.5, nesterov=False), lambda: of_numpy.SGLD(0.5)

@@ -36,11 +36,9 @@ def values(workdir):
         return {n: arrays[n] for n in arrays.files if n != "rows"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "num_kills", [1, pytest.param(20, marks=pytest.mark.nightly)]
-)
-def test_kills_at_random_moments_change_nothing(tmp_path, num_kills):
+@pytest.mark.nightly
+def test_kills_at_random_moments_change_nothing(tmp_path):
+    num_kills = 20
     rng = np.random.default_rng(0)
     npz = str(tmp_path / "data.npz")
     np.savez(

@@ -5,6 +5,7 @@ In each, the changed lines are the ones that name `entropy_keras`.
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 from sklearn import datasets
 
@@ -142,6 +143,7 @@ class Positions(layers.Layer):
         return inputs + self.positions(keras.ops.arange(self.length))
 
 
+@pytest.mark.nightly
 def test_text_classification_with_a_transformer():
     x, y = tokens()
     inputs = keras.Input(shape=(12,), dtype="int32")

@@ -99,7 +99,7 @@ def test_the_largest_gradient_is_that_of_one_example():
     assert largest == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_study_says_what_it_measured(tmp_path):
     whole = examples(60)
     whole.images[::2, 5, 5] = 0  # dark at times is not dark
