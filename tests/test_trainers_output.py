@@ -7,28 +7,42 @@ import re
 import subprocess
 import sys
 
-import pytest
-from absl import flags
 from matplotlib.figure import Figure
 
 from trainers import compare_runs
 from trainers import config as config_lib
 from trainers import progress
 from trainers import report
-from trainers import train
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def test_help_shows_every_flag_once_in_its_group(capsys):
-    with pytest.raises(SystemExit) as end:
-        flags.FLAGS["help"].parse("true")
-    flags.FLAGS["help"].unparse()
-    assert not end.value.code
-    shown = capsys.readouterr().out
-    groups = "|".join(train.GROUPS)
-    _, *parts = re.split(rf"^({groups}):$", shown, flags=re.MULTILINE)
-    assert tuple(parts[::2]) == train.GROUPS
+GROUPS = [
+    "Data",
+    "Network",
+    "Optimizer",
+    "Entropy-SGD alone",
+    "Training",
+    "Output",
+]
+
+
+def run(program, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"trainers.{program}", *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_help_shows_every_flag_once_in_its_group():
+    # Not in this process, where flags of other programs may have its names.
+    result = run("train", "--help")
+    assert result.returncode == 0, result.stderr
+    introduction, *parts = re.split(
+        r"^(\S.*):$", result.stdout, flags=re.MULTILINE
+    )
+    assert introduction.startswith("Trains a network of the paper")
+    assert parts[::2] == GROUPS
     found = {
         group: re.findall(r"^  --(?:\[no\])?(\w+):", text, re.MULTILINE)
         for group, text in zip(parts[::2], parts[1::2], strict=True)
@@ -94,13 +108,6 @@ def make_run(workdir, accuracy, finished=True, **changes):
     return workdir
 
 
-def compare(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "trainers.compare_runs", *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
-
-
 def test_runs_are_shown_by_what_differs_and_others_by_name(tmp_path):
     first = make_run(tmp_path / "first", 0.75, scope=0.5, keras="3.16")
     best = make_run(tmp_path / "best", 0.875, seed=1, data="abcdefghij")
@@ -120,7 +127,9 @@ def test_runs_are_shown_by_what_differs_and_others_by_name(tmp_path):
     (tmp_path / "damaged" / "metrics.json").write_text("{")
     (tmp_path / "cut" / "history.csv").write_text("epoch,loss\n1,0.5\n2")
     picture = tmp_path / "curves.png"
-    result = compare(first, *wrong, best, first, f"--picture={picture}")
+    result = run(
+        "compare_runs", first, *wrong, best, first, f"--picture={picture}"
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
         "| run | seed | data | keras | scope | test error, % | test loss | "
@@ -139,7 +148,7 @@ def test_runs_are_shown_by_what_differs_and_others_by_name(tmp_path):
 
 
 def test_no_finished_run_is_an_error(tmp_path):
-    result = compare(tmp_path)
+    result = run("compare_runs", tmp_path)
     assert result.returncode == 1
     assert "error: none of the folders is of a finished run" in result.stderr
 

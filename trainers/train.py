@@ -29,7 +29,7 @@ from trainers import usage
 
 _DEFAULT = config.Config()
 # The groups of `--help`.
-_DATA, _NETWORK, _OPTIMIZER, _ENTROPY, _TRAINING, _OUTPUT = GROUPS = (
+_DATA, _NETWORK, _OPTIMIZER, _ENTROPY, _TRAINING, _OUTPUT = _GROUPS = (
     "Data",
     "Network",
     "Optimizer",
@@ -37,7 +37,7 @@ _DATA, _NETWORK, _OPTIMIZER, _ENTROPY, _TRAINING, _OUTPUT = GROUPS = (
     "Training",
     "Output",
 )
-usage.show_in_groups(GROUPS)
+usage.show_in_groups(_GROUPS)
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
