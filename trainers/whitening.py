@@ -30,7 +30,7 @@ def normalize_contrast(images: np.ndarray) -> np.ndarray:
 
     Example:
     >>> bright = normalize_contrast(np.array([[[[1.0], [3.0]]]]))
-    >>> bright.ravel().round(2).tolist()  # (-1, 1) * 55 / sqrt(2)
+    >>> bright.ravel().astype(float).round(2).tolist()  # 55 / sqrt(2)
     [-38.89, 38.89]
     """
     flat = images.reshape(len(images), -1).astype("float32")
