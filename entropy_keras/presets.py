@@ -233,9 +233,10 @@ def lpf_sgd(**overrides: Any) -> entropy_sgd.EntropySGD:
 def real_temperature(**overrides: Any) -> entropy_sgd.EntropySGD:
     """Noise that the chain feels, taken out of the mean: for wrong labels.
 
-    The setting that did best on digits with a fifth of the labels wrong and
-    long training (`benchmarks/results/comparison`): medians of what twelve
-    searches chose, rounded. Give the layers a penalty on their weights, near
+    The kind of setting that did best on digits with a fifth of the labels wrong
+    and long training (`benchmarks/results/comparison`). Its numbers are near
+    the medians of what twelve searches chose, clean labels among them; this
+    combination was not itself compared. Give the layers a penalty on their weights, near
     `keras.regularizers.L2(1e-3)`, and `learning_rate` a schedule that ends at
     0; tune `langevin_learning_rate` as that of SGD, then the temperature
     between 1e-4 and 0.03.
