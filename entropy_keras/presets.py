@@ -236,10 +236,10 @@ def real_temperature(**overrides: Any) -> entropy_sgd.EntropySGD:
     The kind of setting that did best on digits with a fifth of the labels wrong
     and long training (`benchmarks/results/comparison`). Its numbers are near
     the medians of what twelve searches chose, clean labels among them; this
-    combination was not itself compared. Give the layers a penalty on their weights, near
-    `keras.regularizers.L2(1e-3)`, and `learning_rate` a schedule that ends at
-    0; tune `langevin_learning_rate` as that of SGD, then the temperature
-    between 1e-4 and 0.03.
+    combination was not itself compared. Give the layers a penalty on their
+    weights, near `keras.regularizers.L2(1e-3)`, and `learning_rate` a schedule
+    that ends at 0; tune `langevin_learning_rate` as that of SGD, then the
+    temperature between 1e-4 and 0.03.
 
     Args:
         **overrides: Arguments of `EntropySGD` that replace the preset's.
