@@ -52,9 +52,8 @@ def check_strategy(model: keras.Model, *, several_gradients: bool) -> None:
         ValueError: If it was made under such a strategy.
     """
     strategy = model.distribute_strategy
-    with strategy.scope():
-        if not tf.distribute.has_strategy():
-            return
+    if _is_default(strategy):
+        return
     refused = _REFUSED | (_REFUSED_CHAINS if several_gradients else {})
     names = [cls.__name__.removesuffix("V2") for cls in type(strategy).__mro__]
     for name in names:
@@ -101,9 +100,8 @@ def check_scope(model: keras.Model) -> None:
         f"a model made under {_named(strategy)}, used under "
         f"{_named(tf.distribute.get_strategy())}",
     )
-    with strategy.scope():
-        if not tf.distribute.has_strategy():
-            return
+    if _is_default(strategy):
+        return
     outside = [
         v.path
         for v in [*model.variables, *model.optimizer.variables]
@@ -118,8 +116,15 @@ def check_scope(model: keras.Model) -> None:
     )
 
 
+def _is_default(strategy: Any) -> bool:
+    """Returns whether a strategy is that of a script that has none."""
+    with strategy.scope():
+        return not tf.distribute.has_strategy()
+
+
 def _named(strategy: Any) -> str:
     """Returns the name of a strategy, for messages."""
+    # By its class: two strategies cannot be entered at once.
     name = type(strategy).__name__
     return "no strategy" if name.startswith("_Default") else name
 
@@ -137,9 +142,8 @@ def check(model: keras.Model, jit_compile: Any, chains: str) -> None:
     """
     strategy = model.distribute_strategy
     name = type(strategy).__name__
-    with strategy.scope():
-        if not tf.distribute.has_strategy():
-            return
+    if _is_default(strategy):
+        return
     validation.require(
         jit_compile is not True,
         "jit_compile",

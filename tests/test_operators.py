@@ -56,6 +56,34 @@ def test_every_algorithm_takes_a_model_an_objective_or_an_operator():
         )
 
 
+def test_an_objective_is_compiled_once():
+    model, data, _ = network()
+    traced = []
+
+    def loss(target, prediction):
+        traced.append("loss")
+        return keras.ops.mean((target - prediction) ** 2, -1)
+
+    objective = landscape.Objective(model, data, loss)
+    landscape.top_eigenvalues(objective, num_eigenvalues=1)
+    count = len(traced)
+    assert count > 0
+    model.set_weights([0.5 * w for w in model.get_weights()])
+    landscape.trace(objective)
+    landscape.spectral_density(objective, num_steps=5)
+    assert len(traced) == count
+
+
+def test_an_exact_determinant_takes_a_product_for_each_weight():
+    products = []
+    counted = LinearOperator(
+        (7, 7), matvec=lambda v: products.append(1) or 2.0 * v, dtype=float
+    )
+    found = landscape.log_determinant(counted)
+    assert found.value == pytest.approx(7 * np.log(2))
+    assert len(products) == 7
+
+
 def test_scaled_and_shifted_operators_of_scipy():
     model, data, hessian = network()
     count = len(hessian)

@@ -121,6 +121,15 @@ def test_gradients_that_are_of_no_loss_are_refused(layer):
         landscape.top_eigenvalues(model, (X, Y), loss="mse")
 
 
+def test_what_is_refused_once_is_refused_again():
+    objective = landscape.Objective(network(Custom()), (X, Y), "mse")
+    for compute in (
+        landscape.top_eigenvalues, landscape.trace, landscape.trace
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="^`model` must be .*custom grad"):
+            compute(objective)
+
+
 @pytest.mark.parametrize(
     "middle",
     [

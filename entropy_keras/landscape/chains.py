@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 from typing import NamedTuple
 
@@ -253,7 +254,22 @@ class Chains:
         """
         anchor = self.objective.position()
         drawn = anchor + plan.deviation * self._start(plan)
-        found = [self.curvature(x, plan.seed) for x in (anchor, *drawn)]
+        return self.largest_curvature_at((anchor, *drawn), plan.seed)
+
+    def largest_curvature_at(
+        self, positions: Iterable[tf.Tensor], seed: int, metric: Any = 1.0
+    ) -> float:
+        """Returns the largest eigenvalue of the Hessian at some positions.
+
+        Args:
+            positions: Where, each of shape `[n]`.
+            seed: Of the start of Lanczos's method.
+            metric: See `curvature`.
+
+        Returns:
+            The largest one, and at least 0; NaN if not finite.
+        """
+        found = [self.curvature(x, seed, metric) for x in positions]
         return float(np.max([0.0, *found]))  # NaN if one of them is
 
     def curvature(

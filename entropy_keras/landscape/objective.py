@@ -51,6 +51,8 @@ class Objective:
             layer computes in.
         precision_of_products: That of products of the Hessian.
         vectorizes: Whether backward passes may be vectorized.
+        products: Products with its derivatives, by what made them, so that
+            each is compiled once.
 
     Raises:
         ValueError: If the model is not built or has no trainable weight, if
@@ -104,6 +106,7 @@ class Objective:
         self._shapes = [tuple(v.shape) for v in self.variables]
         self.sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.num_parameters = sum(self.sizes)
+        self.products: dict[Any, Any] = {}
         self.value = self.mean(self.batch_loss)
         self.gradient = self.mean(
             lambda *at: self.batch_loss_and_gradient(*at)[1]

@@ -1,12 +1,12 @@
 """Pictures of curvature and of training: functions that return a figure."""
 
+import itertools
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from entropy_keras import requirements
 from entropy_keras.landscape.density import Spectrum
@@ -14,8 +14,9 @@ from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.products import hessian_operator
 from entropy_keras.landscape.products import restricted_operator
 from entropy_keras.landscape.products import weight_indices
+from entropy_keras.landscape.slices import losses_at
 from entropy_keras.landscape.traces import Trace
-from entropy_keras.landscape.traces import hutch_plus_plus
+from entropy_keras.landscape.traces import trace
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
@@ -110,18 +111,12 @@ def layer_traces(
     >>> [round(trace.value, 3) for trace in traces.values()]
     [2.0, 2.0]
     """
-    require(
-        is_integer(num_products, 6),
-        "num_products",
-        "an integer of at least 6",
-        num_products,
-    )
     operator = hessian_operator(model, data, loss, **options)
     return {
-        variable.path: hutch_plus_plus(
+        variable.path: trace(
             restricted_operator(operator, weight_indices(model, variable)),
-            num_products,
-            seed,
+            num_products=num_products,
+            seed=seed,
         )
         for variable in model.trainable_variables
     }
@@ -236,17 +231,9 @@ def plot_training_path(
     low, high = places.min(0), places.max(0)
     margin = np.maximum(0.25 * (high - low), 0.1 * np.max(high - low))
     first, second = np.linspace(low - margin, high + margin, num_points).T
-    losses = np.array([
-        [
-            float(
-                objective.value(
-                    tf.constant(last + [a, b] @ directions[:2], objective.dtype)
-                )
-            )
-            for a in first
-        ]
-        for b in second
-    ])
+    losses = losses_at(
+        objective, last, directions[1::-1], itertools.product(second, first)
+    ).reshape(num_points, num_points)
     figure, (axes,) = _panels("plot_training_path", 1, (6.4, 5))
     drawn = axes.contourf(first, second, np.log10(losses - losses.min() + 1e-3
                           * np.ptp(losses)), 30, cmap="viridis")  # fmt: skip

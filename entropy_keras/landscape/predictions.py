@@ -314,13 +314,9 @@ class Predictor:
         curvature = 0.0
         if plan.step_size is None:
             metric = 1.0 if diagonal is None else diagonal.numpy()
-            found = [
-                self._chains.curvature(position, plan.seed, metric)
-                if np.isfinite(position).all()
-                else np.nan
-                for position in positions
-            ]
-            curvature = float(np.max([0.0, *found]))  # NaN if one of them is
+            curvature = self._chains.largest_curvature_at(
+                positions, plan.seed, metric
+            )
         (step,) = plan.step_sizes(np.ones(1), curvature)
         if np.isfinite(step):
             self._chains.sampler.check_stability(float(step), plan.scope)

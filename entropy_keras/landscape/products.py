@@ -1,5 +1,6 @@
 """Products of the Hessian and of the Gauss-Newton matrix with vectors."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -325,6 +326,21 @@ def relative_precision(operator: LinearOperator) -> float:
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
+def _made_once(
+    make: Callable[[Objective], Product],
+) -> Callable[[Objective], Product]:
+    """Returns what makes a product, and compiles it, once an objective."""
+
+    @functools.wraps(make)
+    def product(objective: Objective) -> Product:
+        if make not in objective.products:
+            objective.products[make] = make(objective)
+        return objective.products[make]
+
+    return product
+
+
+@_made_once
 def hessian_product(objective: Objective) -> Product:
     """Returns the function from position and vector to Hessian times vector.
 
@@ -362,17 +378,18 @@ def hessian_product(objective: Objective) -> Product:
 
     def checked(position: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
         if unchecked:
-            unchecked.clear()
             selfcheck.require_symmetric(averaged, position, objective.precision)
             if custom:
                 selfcheck.require_differences(
                     averaged, objective.gradient, position
                 )
+            unchecked.clear()
         return averaged(position, vector)
 
     return checked
 
 
+@_made_once
 def gauss_newton_product(objective: Objective) -> Product:
     """Returns the function from position and vector to Gauss-Newton times it.
 
@@ -424,10 +441,10 @@ def gauss_newton_product(objective: Objective) -> Product:
     def checked(position: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
         found = averaged(position, vector)
         if unchecked:
-            unchecked.clear()
             selfcheck.require_finite(
                 found.numpy(), "a product of the Gauss-Newton matrix"
             )
+            unchecked.clear()
         return found
 
     return checked

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -175,18 +176,39 @@ def along(
         f"of shape {shape[count == 1 :]}: one entry per trainable weight",
         f"an array of shape {directions.shape[count == 1 :]}",
     )
-    center = objective.position()
-    losses = [
+    points = itertools.product(distances, repeat=count)
+    losses = losses_at(objective, objective.position(), directions, points)
+    return Slice(
+        distances, directions, losses.reshape([len(distances)] * count)
+    )
+
+
+def losses_at(
+    objective: Objective,
+    center: Any,
+    directions: np.ndarray,
+    points: Iterable[Any],
+) -> np.ndarray:
+    """Returns the losses at points of a line or plane.
+
+    Args:
+        objective: The loss.
+        center: Where the line or plane goes through, of shape `[n]`.
+        directions: Of shape `[count, n]`.
+        points: Multiples of the directions, each of length `count`.
+
+    Returns:
+        As many losses.
+    """
+    center = tf.constant(center, objective.dtype)
+    return np.array([
         float(
             objective.value(
                 center + tf.constant(point @ directions, objective.dtype)
             )
         )
-        for point in itertools.product(distances, repeat=count)
-    ]
-    return Slice(
-        distances, directions, np.reshape(losses, [len(distances)] * count)
-    )
+        for point in points
+    ])
 
 
 def filter_normalized(

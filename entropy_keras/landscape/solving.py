@@ -8,6 +8,7 @@ from scipy.sparse.linalg import LinearOperator
 from scipy.sparse.linalg import cg
 
 from entropy_keras.landscape.density import Estimate
+from entropy_keras.landscape.lanczos import check_counts
 from entropy_keras.landscape.lanczos import density
 from entropy_keras.landscape.products import relative_precision
 from entropy_keras.landscape.products import symmetric_operator
@@ -67,12 +68,13 @@ def log_determinant(
     require(is_number(shift), "shift", "a finite number", shift)
     operator = symmetric_operator(model, data, loss, **options)
     (count, _) = operator.shape
-    spectrum = density(operator, num_steps, num_probes, seed)
+    check_counts(num_steps, num_probes)
     if count <= num_steps * num_probes:
         matrix = operator.matmat(np.eye(count, dtype=operator.dtype))
         values = np.linalg.eigvalsh((matrix + matrix.T).astype("float64") / 2)
         _require_positive_definite(values.min(), shift)
         return Estimate(float(np.log(values + shift).sum()), 0.0)
+    spectrum = density(operator, num_steps, num_probes, seed)
     _require_positive_definite(spectrum.smallest, shift)
     mean = spectrum.mean(lambda nodes: np.log(nodes.astype(float) + shift))
     return Estimate(count * mean.value, count * mean.standard_error)
