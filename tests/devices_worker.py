@@ -235,7 +235,7 @@ def masks():
 def last_groups():
     """Updates and losses with rows that do not divide."""
     found = []
-    for rows in (ROWS + 1, ROWS + 2, ROWS + 5):
+    for rows in (ROWS + 1, ROWS + 5):
         x, y = data(2)
         model = compiled(entropy_sgd, TWO)
         logs = fit(model, x[:rows], y[:rows])
@@ -334,9 +334,6 @@ def of_four():
 def of_two():
     return {
         "entropy": average_of_single_devices(entropy_sgd),
-        "entropy_normalized": average_of_single_devices(
-            entropy_sgd, normalize=True
-        ),
         "sharpness_aware": average_of_single_devices(sam, normalize=True),
         "half": average_of_single_devices(entropy_sgd, policy="mixed_bfloat16"),
         "synchronized": synchronized(),

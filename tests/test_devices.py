@@ -33,7 +33,6 @@ def results():
     ("case", "tolerance"),
     [
         ("entropy", 1e-6),
-        ("entropy_normalized", 2e-6),
         ("sharpness_aware", 2e-6),
         ("half", 2e-3),  # the kernels of bfloat16 have 8 bits
     ],
