@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from entropy_keras import elastic
 from entropy_keras import entropy_sgd
 from entropy_keras import estimators
 from entropy_keras import inner_optimizer
@@ -20,6 +21,7 @@ __all__ = [
     "lookahead",
     "lpf_sgd",
     "paper_v1",
+    "parle",
     "perturbed_averaging",
     "real_temperature",
     "released_code",
@@ -191,6 +193,41 @@ def diloco(**overrides: Any) -> entropy_sgd.EntropySGD:
         averaging_rate=1.0,
         sampler=inner_optimizer.InnerOptimizer(rule),
     )
+
+
+def parle(**overrides: Any) -> elastic.ElasticEntropySGD:
+    """Parle: a chain per replica, whose anchors pull at each other.
+
+    25 inner steps; both scopes grow by 1 / (2 * 390) at each update, with 390
+    the mini-batches of an epoch of CIFAR-10: that of the chain from 0.01 to 1,
+    that between the replicas from 1 to 10. The inner learning rate is the outer
+    one, and three quarters of the mean stay at each step. Without noise.
+
+    Args:
+        **overrides: Arguments of `ElasticEntropySGD` that replace the preset's.
+
+    Returns:
+        The optimizer.
+
+    Example:
+    >>> parle(elasticity=0.5).num_langevin_steps
+    25
+
+    References:
+        Chaudhari et al., "Parle: parallelizing stochastic gradient descent",
+        arXiv:1707.00424, equation 8 and section 3.1.
+    """
+    growth = 1 / (2 * 390)
+    return elastic.ElasticEntropySGD(**{
+        "learning_rate": 0.1,
+        "scope": schedules.ExponentialScope(0.01, growth, 1.0),
+        "elasticity": schedules.ExponentialScope(1.0, growth, 10.0),
+        "num_langevin_steps": 25,
+        "langevin_learning_rate": 0.1,
+        "temperature": 0.0,
+        "averaging_rate": 0.25,
+        **overrides,
+    })
 
 
 def lpf_sgd(**overrides: Any) -> entropy_sgd.EntropySGD:

@@ -52,6 +52,14 @@ def test_four_replicas_are_the_average_of_four_devices():
         assert found["moved"] > 0.05
 
 
+def test_elastic_replicas_are_those_of_the_publication(results):
+    found = results["elastic"]
+    assert found["difference"] < 2e-6
+    assert found["moved"] > 0.05
+    assert found["apart"] > 0.005
+    assert found["resumed"] == 0
+
+
 def test_synchronized_chains_are_those_of_one_device(results):
     # 50 updates, with noise and clipping.
     assert results["synchronized"]["difference"] < 1e-5
