@@ -2,14 +2,15 @@
 
     python -m benchmarks.curvature --network=small_lenet --torch_python=…
 
-Same weights, same data in one batch, float32, as many threads as each takes by
-default, in two processes that take turns. `--torch_python` is the interpreter of
+Same weights, same data in one batch, float32, as many threads, in two processes
+that take turns. `--torch_python` is the interpreter of
 an environment with torch, pyhessian, curvlinops-for-pytorch and
 hessian-eigenthings. A tool that is missing or fails has its error in its row.
 """
 
 import json
 import math
+import os
 import pathlib
 import statistics
 import subprocess
@@ -22,6 +23,8 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
+import threadpoolctl
 from absl import app
 from absl import flags
 from keras import layers
@@ -54,6 +57,13 @@ _TOLERANCE = flags.DEFINE_float(
     "tolerance", 1e-3, "Relative error of the eigenvalues.", lower_bound=1e-6
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds.", lower_bound=1)
+_THREADS = flags.DEFINE_integer(
+    "num_threads",
+    1,
+    "Threads of each; with one, seconds of the processor tell even on a busy "
+    "machine.",
+    lower_bound=1,
+)
 _TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch."
 )
@@ -182,7 +192,7 @@ def write_problem(
     """
     shapes = [variable.shape for variable in model.trainable_variables]
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-    arrays = {"inputs": data[0], "labels": data[1]}
+    arrays: dict[str, Any] = {"inputs": data[0], "labels": data[1]}
     weights = [np.asarray(v) for v in model.trainable_variables]
     parts = {"weight": weights}
     for name, vector in vectors.items():
@@ -287,6 +297,7 @@ class Peers:
         worker = pathlib.Path(__file__).with_name("curvature_worker.py")
         self._process = subprocess.Popen(
             [_TORCH_PYTHON.value, worker, name, path],
+            env=os.environ | {"OMP_NUM_THREADS": str(_THREADS.value)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -378,6 +389,9 @@ def steps_for(
 
     Returns:
         A multiple of five.
+
+    Raises:
+        ValueError: If 500 do not suffice.
     """
     start = np.random.default_rng(0).standard_normal(operator.shape[0])
     run = Lanczos(operator, start, 500)
@@ -454,27 +468,19 @@ def measure(
             if quantity not in REPEATS and number == _ROUNDS.value - 1:
                 break
         table = tables[quantity] = {}
-        for tool, found in answers.items():
-            failed = [each["error"] for each in found if "error" in each]
+        for tool, all_found in answers.items():
+            failed = [each["error"] for each in all_found if "error" in each]
             if failed:
                 table[tool] = {"error": failed[0]}
                 continue
             factor = scale.get((quantity, tool), 1.0)
-            row: dict[str, Any] = {
-                f"{kind}seconds": round(
-                    factor
-                    * statistics.median(each[f"{kind}seconds"] for each in found),
-                    5,
-                )
-                for kind in ("", "cpu_")
-            }
-            row["errors"] = errors_of(
-                quantity, [each["values"] for each in found], truth
-            )
+            values = [each["values"] for each in all_found]
+            row: dict[str, Any] = {"errors": errors_of(quantity, values, truth)}
             for kind in ("", "cpu_"):
+                times = [factor * each[f"{kind}seconds"] for each in all_found]
+                row[f"{kind}seconds"] = round(statistics.median(times), 5)
                 row[f"{kind}time_over_ours"] = common.ratios(
-                    [factor * each[f"{kind}seconds"] for each in found],
-                    [each[f"{kind}seconds"] for each in answers[OURS]],
+                    times, [each[f"{kind}seconds"] for each in answers[OURS]]
                 )
             table[tool] = row
             print(quantity, tool, row, flush=True)
@@ -523,6 +529,10 @@ def main(arguments: Sequence[str]) -> None:
     """
     if len(arguments) > 1:
         sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    threads = _THREADS.value
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    threadpoolctl.threadpool_limits(threads)
     name = _NETWORK.value
     model, data = problem(name)
     count, rng = model.count_params(), np.random.default_rng(0)
@@ -539,9 +549,7 @@ def main(arguments: Sequence[str]) -> None:
             for tool in ("pytorch", *PEERS)
         }
         start = time.perf_counter()
-        objective = landscape.Objective(
-            model, data, batch_size=_SAMPLES.value
-        )
+        objective = landscape.Objective(model, data, batch_size=_SAMPLES.value)
         ours = Ours(objective, vectors)
         first = ours.functions["product"]()
         first_seconds = time.perf_counter() - start

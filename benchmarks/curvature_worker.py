@@ -118,8 +118,7 @@ class Problem:
         with torch.no_grad():
             for index, parameter in enumerate(self.parameters):
                 value = torch.tensor(arrays[f"weight_{index}"])
-                assert value.shape == parameter.shape
-                parameter.copy_(value)
+                parameter.copy_(value.view(parameter.shape))
         self.inputs = torch.tensor(arrays["inputs"])
         self.labels = torch.tensor(arrays["labels"]).long()
         if self.inputs.ndim == 4:
@@ -351,7 +350,7 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: The network and the path of the arrays.
     """
-    problem, made = Problem(*arguments), {}
+    problem, made = Problem(*arguments), dict[str, Quantities]()
     for line in sys.stdin:
         request = json.loads(line)
         try:
