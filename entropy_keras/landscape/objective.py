@@ -46,6 +46,7 @@ class Objective:
             at every evaluation.
 
     Attributes:
+        name: That of the model.
         variables: The trainable variables.
         num_parameters: Number of trainable weights, n.
         num_samples: Number of samples.
@@ -103,6 +104,7 @@ class Objective:
             if self.precision == selfcheck.EPS["float16"]
             else 1.0
         )
+        self.name: str = model.name
         self._model = model
         self._training = training
         self._loss = None if loss is None else _as_loss(loss, self.dtype)
@@ -115,6 +117,19 @@ class Objective:
         self.gradient = self.mean(
             lambda *at: self.batch_loss_and_gradient(*at)[1]
         )
+
+    def is_of(self, model: keras.Model) -> bool:
+        """Tells whether it is the loss of a model's weights as they are.
+
+        Args:
+            model: A model.
+
+        Returns:
+            Whether it was made of that model, and the same ones are trainable.
+        """
+        found = [id(variable) for variable in model.trainable_variables]
+        known = [id(variable) for variable in self.variables]
+        return model is self._model and found == known
 
     def position(self) -> tf.Tensor:
         """Returns the current weights of the model, of shape `[n]`."""
@@ -290,7 +305,8 @@ def objective_of(
     """Returns what is measured as an `Objective`.
 
     Args:
-        model: A model, with `data`, or an `Objective`, which is returned.
+        model: A model, with `data`, or an `Objective`, which is returned once
+            its weights are known to be finite.
         data: The samples of a model, else left out.
         loss: The loss of a model, else left out.
         **options: See `Objective`, for a model alone.
@@ -304,6 +320,7 @@ def objective_of(
     if not isinstance(model, Objective):
         return Objective(model, data, loss, **options)
     require_left_out(model, data=data, loss=loss, **options)
+    _require_finite_weights(model._model)
     return model
 
 
