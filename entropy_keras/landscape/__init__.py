@@ -50,6 +50,7 @@ from entropy_keras.landscape.products import symmetric_operator
 from entropy_keras.landscape.products import weight_indices
 from entropy_keras.landscape.report import FlatnessReport
 from entropy_keras.landscape.report import Measured
+from entropy_keras.landscape.scores import fisher_operator
 from entropy_keras.landscape.sharpness import epsilon_sharpness
 from entropy_keras.landscape.sharpness import local_energy
 from entropy_keras.landscape.sharpness import pac_bayes_sigma
@@ -93,6 +94,7 @@ __all__ = [
     "expected_calibration_error",
     "fisher_diagonal",
     "fisher_from_adam",
+    "fisher_operator",
     "fit_temperature",
     "flat_local_entropy",
     "flatness_report",

@@ -330,10 +330,19 @@ class Lanczos:
             basis = self._basis[: step + 1]
             vector = self.operator.matvec(basis[-1]).astype("float64")
             self._diagonal[step] = vector @ basis[-1]
-            for _ in range(2):  # Once leaves rounding errors that grow.
+            vector -= self._diagonal[step] * basis[-1]
+            if step:
+                vector -= self._beside[step - 1] * basis[-2]
+            before, length = np.inf, float(np.linalg.norm(vector))
+            for _ in range(2):
+                # A second time where the first took much: what it leaves of a
+                # vector that it nearly cancels is not orthogonal.
+                if length > before / 2:
+                    break
                 for rows in (basis, self._known):
                     vector -= rows.T @ (rows @ vector)
-            self._beside[step] = np.linalg.norm(vector)
+                before, length = length, float(np.linalg.norm(vector))
+            self._beside[step] = length
             self.steps += 1
             scale = np.abs(self._diagonal).max() + self._beside.max()
             tiny = np.finfo(self.operator.dtype).eps * scale

@@ -12,7 +12,7 @@ from entropy_keras.landscape.hessian import assemble
 from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.lanczos import density
 from entropy_keras.landscape.lanczos import extremes
-from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.products import hessian_product
 from entropy_keras.landscape.products import operator as operator_of
 from entropy_keras.landscape.products import symmetric_operator
@@ -27,7 +27,7 @@ _EXACT_UP_TO = 12_000
 
 def hessian_spectrum(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     method: str = "auto",
@@ -41,7 +41,8 @@ def hessian_spectrum(
     """Computes the spectrum of the Hessian of the mean loss.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         method: `"exact"` for all eigenvalues of the explicit matrix, in time
@@ -75,7 +76,7 @@ def hessian_spectrum(
         "Eigenvalues of the Hessian in deep learning", arXiv:1611.07476.
     """
     require(method in METHODS, "method", f"one of {METHODS}", method)
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     count = objective.num_parameters
     if method == "auto":
         needed = count * count * np.dtype(objective.dtype).itemsize
