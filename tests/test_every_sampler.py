@@ -137,6 +137,7 @@ def test_half_precision_follows(sampler, metric, policy):
     *_, losses = trained(sampler, metric, "graph")
     model = make(sampler, metric, "graph", policy)
     if policy == "mixed_float16":
+        model.optimizer.build(model.trainable_variables)
         model.optimizer.dynamic_scale.assign(2.0)  # which skips no update
     found = fit(model)
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
