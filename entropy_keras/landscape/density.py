@@ -52,6 +52,11 @@ class Spectrum:
         """The smallest eigenvalue, or the upper bound of it that was found."""
         return float(self.nodes.min())
 
+    @property
+    def counts(self) -> np.ndarray:
+        """How many eigenvalues each node stands for: all together are n."""
+        return self.weights * (self.num_parameters / len(self.nodes))
+
     def share_below(self, threshold: float) -> Estimate:
         """Returns the share of eigenvalues smaller in magnitude than a number.
 
