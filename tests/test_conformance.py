@@ -35,7 +35,8 @@ CONFIGURATIONS = {
         share_batch=True,
         seed=1,
     ),
-    "split_sgld": lambda: EntropySGD(
+    # On one replica it is EntropySGD, and it remembers more.
+    "elastic": lambda: entropy_keras.ElasticEntropySGD(
         0.2,
         sampler="split_sgld",
         scope=30.0,
