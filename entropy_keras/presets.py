@@ -18,6 +18,7 @@ from entropy_keras import schedules
 __all__ = [
     "diloco",
     "iclr_2017",
+    "long_loop",
     "lookahead",
     "lpf_sgd",
     "paper_v1",
@@ -264,6 +265,34 @@ def lpf_sgd(**overrides: Any) -> entropy_sgd.EntropySGD:
         sampler=samplers.GaussianPerturbation(),
         start="stationary",
         metric="relative",
+    )
+
+
+def long_loop(**overrides: Any) -> entropy_sgd.EntropySGD:
+    """50 inner steps, and a little of the gradient at the weights themselves.
+
+    Give the layers a penalty on their weights, near
+    `keras.regularizers.L2(3e-3)`, and `learning_rate` a schedule that ends at
+    0; tune the penalty and `langevin_learning_rate` as those of SGD.
+
+    Args:
+        **overrides: Arguments of `EntropySGD` that replace the preset's.
+
+    Returns:
+        The optimizer.
+
+    Example:
+    >>> long_loop().gradients_per_update
+    51
+    """
+    return _with_overrides(
+        overrides,
+        learning_rate=0.6,
+        scope=0.3,
+        num_langevin_steps=50,
+        langevin_learning_rate=0.15,
+        temperature=0.0,
+        data_weight=0.1,
     )
 
 

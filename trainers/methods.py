@@ -280,6 +280,17 @@ def _defaults(
     )
 
 
+def _long_loop(
+    knobs: Knobs, num_updates: int, choices: Mapping[str, Any]
+) -> Any:
+    return presets.long_loop(
+        learning_rate=Annealed(knobs["learning_rate"], num_updates),
+        langevin_learning_rate=lambda update: knobs["step_size"],
+        seed=0,
+        **choices,
+    )
+
+
 def _real_temperature(
     knobs: Knobs, num_updates: int, choices: Mapping[str, Any]
 ) -> Any:
@@ -343,7 +354,11 @@ METHODS: dict[str, Method] = {
     "entropy_sgd_decay": Method(
         _defaults, {"learning_rate": (1.0, 1.0), **_DECAY}, _STEPS
     ),
-    # As its docstring says that it is to be tuned.
+    # As their docstrings say that they are to be tuned.
+    "long_loop": Method(
+        _long_loop,
+        {"learning_rate": (0.6, 0.6), "step_size": (3e-2, 0.5), **_DECAY},
+    ),
     "real_temperature": Method(
         _real_temperature,
         {
