@@ -93,7 +93,7 @@ def transformer() -> keras.Model:
 
     Example:
     >>> transformer().count_params()
-    36362
+    36170
     """
     inputs = keras.Input([24], dtype="int32")
     x = layers.Embedding(32, 64)(inputs)
