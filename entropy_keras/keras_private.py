@@ -31,6 +31,20 @@ def layers_within(model: keras.Model) -> list[keras.layers.Layer]:
     return list(model._flatten_layers())
 
 
+def copy_mask(source: Any, target: Any) -> None:
+    """Gives a tensor the mask of another, which losses look at.
+
+    Masks travel on tensors, and Keras's functions for them are not exported.
+
+    Args:
+        source: A tensor, with a mask or without.
+        target: Another of its shape, in a graph.
+    """
+    mask = getattr(source, "_keras_mask", None)
+    if mask is not None:
+        target._keras_mask = mask
+
+
 def loss_tracker(model: keras.Model) -> Any:
     """Returns the metric that shows the loss of a compiled model.
 

@@ -111,7 +111,7 @@ def test_scaling_times_what_it_says():
         )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_python_without_pytorch_is_refused():
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.pytorch", "--torch_python=false"],

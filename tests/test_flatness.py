@@ -437,3 +437,60 @@ def test_a_callback_measures_along_the_training(tmp_path):
 def test_a_callback_of_no_epoch_is_refused():
     with pytest.raises(ValueError, match=r"`every` must be an integer from 1"):
         landscape.FlatnessCallback(None, every=0)
+
+
+def test_an_objective_and_a_callback_compile_once():
+    """Whatever the weights: with the chains, which small scopes need."""
+    model, (x, y) = network()
+    traces = []
+
+    def loss(target, prediction):
+        traces.append(1)
+        return keras.ops.mean((target - prediction) ** 2, -1)
+
+    options = {"scope": 1e-3, "num_steps": 10, "num_probes": 1, "verbose": 0}
+    objective = landscape.Objective(model, (x, y), loss)
+    with pytest.warns(UserWarning, match="only bounded"):
+        first = landscape.flatness_report(objective, budget=None, **options)
+    count = len(traces)
+    model.set_weights([0.5 * weight for weight in model.get_weights()])
+    with pytest.warns(UserWarning, match="only bounded"):
+        second = landscape.flatness_report(objective, budget=None, **options)
+    identity = np.eye(objective.num_parameters)
+    hessian = landscape.hessian_operator(objective) @ identity
+    assert len(traces) == count > 0
+    assert first.loss != second.loss
+    largest = np.linalg.eigvalsh(hessian).max()
+    assert second.largest.value == pytest.approx(largest, rel=1e-3)
+
+    landscape.gauss_newton_operator(objective) @ identity[0]
+    count = len(traces)
+    landscape.gauss_newton_operator(objective) @ identity[0]
+    assert len(traces) == count
+
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    watching = landscape.FlatnessCallback(
+        (x, y), loss=loss, num_steps=5, num_probes=1
+    )
+    counts = []
+    counting = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: counts.append(len(traces))
+    )
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[watching, counting])
+    assert count < counts[0] == counts[1]
+    assert watching.reports[0].loss > watching.reports[1].loss
+    # What is trained may change from one `fit` to the next.
+    model.layers[0].trainable = False
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(x, y, verbose=0, callbacks=[watching])
+    assert watching.reports[0].num_parameters == 63
+
+
+def test_weights_that_diverged_are_named_by_what_is_compiled():
+    model, data = network()
+    objective = landscape.Objective(model, data, "mse")
+    model.layers[0].bias.assign(np.full(20, np.nan))
+    with pytest.raises(ValueError, match=r"`model` must be one with finite w"):
+        landscape.flatness_report(objective)
+    with pytest.raises(ValueError, match="`loss` must be left out with a Obj"):
+        landscape.flatness_report(objective, loss="mse")

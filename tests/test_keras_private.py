@@ -106,6 +106,20 @@ def test_layers_within_a_model_are_all_of_them():
     assert len(keras_private.layers_within(model)) == 4
 
 
+def test_a_copied_mask_is_what_losses_look_at():
+    x = np.array([[1, 0], [2, 3]])
+    masked = keras.layers.Embedding(4, 1, mask_zero=True)(x)
+    target = np.array([[[1.0], [5.0]], [[1.0], [1.0]]])
+    found = []
+    for copied in (False, True):
+        plain = tf.ones([2, 2, 1])
+        if copied:
+            keras_private.copy_mask(masked, plain)
+        loss = keras.losses.MeanSquaredError()
+        found.append(float(loss(target, plain)))
+    assert found == [4.0, 0.0]
+
+
 def test_the_loss_tracker_is_the_one_that_is_shown():
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     model.compile("sgd", loss="mse")

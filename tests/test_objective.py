@@ -627,3 +627,20 @@ def test_masked_sequences_depend_on_the_batches():
     np.testing.assert_allclose(whole, errors.sum() / mask.sum(), rtol=1e-5)
     by_sequence = errors.sum((1, 2)) / mask.sum((1, 2))
     np.testing.assert_allclose(single, by_sequence.mean(), rtol=1e-5)
+
+
+def test_gauss_newton_sees_the_mask():
+    """Linear in the weights that are trained, so that it is the Hessian."""
+    model = keras.Sequential([
+        keras.Input([4], dtype="int32"),
+        keras.layers.Embedding(5, 2, mask_zero=True, trainable=False),
+        keras.layers.Dense(1),
+    ])
+    x = np.array([[1, 2, 3, 4], [1, 0, 0, 0], [2, 3, 0, 0]])
+    data = x, np.ones([3, 4, 1], "float32")
+    curvature = landscape.gauss_newton_operator(model, data, "mse")
+    hessian = landscape.hessian_operator(model, data, "mse")
+    identity = np.eye(3, dtype="float32")
+    np.testing.assert_allclose(
+        curvature @ identity, hessian @ identity, rtol=1e-5, atol=1e-7
+    )

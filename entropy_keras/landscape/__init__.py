@@ -32,6 +32,7 @@ from entropy_keras.landscape.fisher import fisher_from_adam
 from entropy_keras.landscape.flatness import flatness_report
 from entropy_keras.landscape.hessian import hessian_matrix
 from entropy_keras.landscape.lanczos import Extremes
+from entropy_keras.landscape.lanczos import share_bounds
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.pictures import layer_traces
 from entropy_keras.landscape.pictures import plot_layer_traces
@@ -50,6 +51,7 @@ from entropy_keras.landscape.products import symmetric_operator
 from entropy_keras.landscape.products import weight_indices
 from entropy_keras.landscape.report import FlatnessReport
 from entropy_keras.landscape.report import Measured
+from entropy_keras.landscape.scores import fisher_operator
 from entropy_keras.landscape.sharpness import epsilon_sharpness
 from entropy_keras.landscape.sharpness import local_energy
 from entropy_keras.landscape.sharpness import pac_bayes_sigma
@@ -93,6 +95,7 @@ __all__ = [
     "expected_calibration_error",
     "fisher_diagonal",
     "fisher_from_adam",
+    "fisher_operator",
     "fit_temperature",
     "flat_local_entropy",
     "flatness_report",
@@ -121,6 +124,7 @@ __all__ = [
     "quadratic_local_entropy",
     "restricted_operator",
     "sam_sharpness",
+    "share_bounds",
     "smoothed_constants",
     "smoothed_curvature",
     "spectral_density",

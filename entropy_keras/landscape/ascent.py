@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import made_once
 
 # In units of the precision times the loss: rounding of a mean over samples,
 # and what is well above it.
@@ -52,17 +52,17 @@ class Point(NamedTuple):
     slope: np.ndarray
 
 
-def precision(model: keras.Model) -> float:
-    """Returns the relative precision of a model's loss.
+def precision(objective: Objective) -> float:
+    """Returns the relative precision of a loss.
 
     Args:
-        model: A Keras model.
+        objective: The loss.
 
     Returns:
         That of the coarsest dtype that a layer computes in, at best that of
         float32, in which Keras computes most losses.
     """
-    return max(selfcheck.precision(model), selfcheck.EPS["float32"])
+    return max(objective.precision, selfcheck.EPS["float32"])
 
 
 class Region(NamedTuple):
@@ -84,6 +84,17 @@ def _pole(slope: np.ndarray) -> np.ndarray:
 
 BOX = Region(np.sign, lambda vector: np.abs(vector).max())
 BALL = Region(_pole, np.linalg.norm)
+
+
+@made_once
+def _loss_and_slope(objective: Objective) -> Callable[..., tf.Tensor]:
+    """Returns a compiled function from position to loss and slope in one."""
+
+    def of_batch(position: tf.Tensor, batch: Any) -> tf.Tensor:
+        loss, slope = objective.batch_loss_and_gradient(position, batch)
+        return tf.concat([loss[None], slope], 0)
+
+    return objective.mean(of_batch)
 
 
 class Ascent:
@@ -115,11 +126,7 @@ class Ascent:
         self._dtype = objective.dtype
         self._origin = objective.position().numpy().astype("float64")
 
-        def loss_and_slope(position: tf.Tensor, batch: Any) -> tf.Tensor:
-            loss, slope = objective.batch_loss_and_gradient(position, batch)
-            return tf.concat([loss[None], slope], 0)
-
-        self._evaluate = objective.mean(loss_and_slope)
+        self._evaluate = _loss_and_slope(objective)
         self.start = self.at(np.zeros_like(self._origin))
         selfcheck.require_finite(
             np.append(self.start.slope, self.start.value),

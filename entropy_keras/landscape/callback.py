@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from entropy_keras.landscape.flatness import flatness_report
+from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.report import FlatnessReport
 from entropy_keras.landscape.report import Measured
 from entropy_keras.validation import is_integer
@@ -17,7 +18,8 @@ class FlatnessCallback(keras.callbacks.Callback):
     The numbers are added to the logs of the epoch, as `flatness_largest`,
     `flatness_trace` and so on, so that the history has them, and callbacks
     that come later in the list, as `keras.callbacks.TensorBoard`, write them.
-    What there was no time for is NaN. Training itself is not changed.
+    What there was no time for is NaN. Training itself is not changed. What the
+    measurements need is compiled once a `fit`.
 
     Args:
         data: The samples; a part of those that are trained on suffices.
@@ -47,8 +49,22 @@ class FlatnessCallback(keras.callbacks.Callback):
         super().__init__()
         require(is_integer(every, 1), "every", "an integer from 1 on", every)
         self._data, self._every = data, every
+        self._loss_options = {
+            name: options.pop(name)
+            for name in ("loss", "batch_size", "training")
+            if name in options
+        }
         self._options = {"verbose": 0, **options}
+        self._objective: Objective | None = None
         self.reports: dict[int, FlatnessReport] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Forgets what was compiled: the model may have been since.
+
+        Args:
+            logs: Not looked at.
+        """
+        self._objective = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Measures, where it is time to.
@@ -60,7 +76,11 @@ class FlatnessCallback(keras.callbacks.Callback):
         is_last = epoch + 1 == self.params.get("epochs")
         if (epoch + 1) % self._every and not is_last:
             return
-        report = flatness_report(self.model, self._data, **self._options)
+        if not self._objective or not self._objective.is_of(self.model):
+            self._objective = Objective(
+                self.model, self._data, **self._loss_options
+            )
+        report = flatness_report(self._objective, **self._options)
         self.reports[epoch] = report
         logs.update({
             f"flatness_{name}": value.value

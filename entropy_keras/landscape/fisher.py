@@ -69,12 +69,7 @@ def fisher_diagonal(
     """
     require(kind in KINDS, "kind", f"one of {KINDS}", kind)
     objective = Objective(model, data, loss, batch_size=batch_size)
-    require(
-        all(isinstance(b, tuple) and len(b) == 2 for b in objective.batches),
-        "data",
-        "`(x, y)` without sample weights",
-        "another structure",
-    )
+    require_pairs(objective)
     position = objective.position()
     penalty, its_gradient = _penalty(objective, model, position)
     squares = _sum_of_squares(objective, position, its_gradient)
@@ -198,6 +193,23 @@ def variance_share(beta: float, updates: int) -> float:
     )
 
 
+def require_pairs(objective: Objective) -> None:
+    """Refuses data with sample weights.
+
+    Args:
+        objective: The loss with its data.
+
+    Raises:
+        ValueError: If they are not inputs and labels alone.
+    """
+    require(
+        all(isinstance(b, tuple) and len(b) == 2 for b in objective.batches),
+        "data",
+        "`(x, y)` without sample weights",
+        "another structure",
+    )
+
+
 def _check_adam(
     optimizer: keras.optimizers.Optimizer,
     batch_size: int,
@@ -311,8 +323,7 @@ def _with_every_label(
     Args:
         objective: The loss.
         position: The weights.
-        batch: Inputs, and labels for their form: integers, or rows of a unit
-            matrix.
+        batch: Inputs, and labels for their form.
 
     Returns:
         A batch that is longer by the number of classes.
@@ -321,6 +332,32 @@ def _with_every_label(
         ValueError: If there is not one label per sample.
     """
     inputs, labels = batch
+    every = every_label(objective, position, batch)
+    repeated = keras.tree.map_structure(
+        lambda leaf: tf.repeat(leaf, every.shape[0], axis=0), inputs
+    )
+    ones = [1] * (every.shape.rank - 1)
+    return repeated, tf.tile(every, [labels.shape[0], *ones])
+
+
+def every_label(
+    objective: Objective, position: tf.Tensor, batch: Any
+) -> tf.Tensor:
+    """Returns the labels that a sample could have.
+
+    Args:
+        objective: The loss.
+        position: The weights.
+        batch: Inputs, and labels for their form: integers, or rows of a unit
+            matrix.
+
+    Returns:
+        The label of each class, in that form.
+
+    Raises:
+        ValueError: If there is not one label per sample.
+    """
+    _, labels = batch
     outputs, _ = objective.forward(objective.split(position), batch)
     shape = tuple(outputs.shape) if tf.is_tensor(outputs) else (0,)
     one_label = (
@@ -334,14 +371,10 @@ def _with_every_label(
         'of one label per sample for kind="true"',
         "another structure",
     )
-    length, classes = shape[0], max(shape[1], 2)
+    classes = max(shape[1], 2)
     every = tf.range(classes)
     if labels.shape.rank == 2 and labels.shape[1] == classes:
         every = tf.eye(classes)
     elif labels.shape.rank == 2:
         every = every[:, tf.newaxis]
-    every = tf.cast(every, labels.dtype)
-    repeated = keras.tree.map_structure(
-        lambda leaf: tf.repeat(leaf, classes, axis=0), inputs
-    )
-    return repeated, tf.tile(every, [length] + [1] * (every.shape.rank - 1))
+    return tf.cast(every, labels.dtype)

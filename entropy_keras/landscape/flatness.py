@@ -26,6 +26,8 @@ from entropy_keras.landscape.lanczos import runs
 from entropy_keras.landscape.lanczos import share_bounds
 from entropy_keras.landscape.lanczos import trace_from
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import made_once
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import operator
 from entropy_keras.landscape.report import FlatnessReport
@@ -105,7 +107,7 @@ class Clock:
 
 def flatness_report(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     budget: float | None = 60.0,
@@ -129,7 +131,8 @@ def flatness_report(
     training, use `FlatnessCallback`.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples. Of large data sets a part suffices; a dataset that
             shuffles is read once.
         loss: The loss, larger than -1; `None` for the compiled one.
@@ -178,13 +181,13 @@ def flatness_report(
     clock = Clock(math.inf if budget is None else budget, verbose)
     if isinstance(data, tf.data.Dataset):
         data = data.cache()  # So that every number is of the same samples.
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     if temperature is None:
         temperature = 1.0 / objective.num_samples
         plan = dataclasses.replace(plan, temperature=temperature)
     survey = _Survey(objective, plan, clock, minimum_loss)
     survey.start_spectrum(num_steps, num_probes)
-    sharpness = survey.sharpness(precision(model))
+    sharpness = survey.sharpness(precision(objective))
     entropy = survey.local_entropy()
     trace = survey.trace()
     line = survey.line()
@@ -198,7 +201,7 @@ def flatness_report(
             threshold = 10.0 ** math.ceil(math.log10(least))
         near_zero = _near_zero(spectrum, threshold)
     return FlatnessReport(
-        name=model.name,
+        name=objective.name,
         num_parameters=objective.num_parameters,
         num_samples=objective.num_samples,
         loss=survey.loss,
@@ -240,7 +243,7 @@ class _Survey:
         self._plan = plan
         self._clock = clock
         self._minimum_loss = minimum_loss
-        self._chains = Chains(objective)
+        self._chains = _chains(objective)
         self._hessian = operator(objective, self._chains.hessian_product)
         self._first: Lanczos | None = None
         position = objective.position()
@@ -402,6 +405,9 @@ class _Survey:
         distances = np.linspace(-1.0, 1.0, count - 1 + count % 2)
         seed = self._plan.seed
         return along(self._objective, 1, distances, None, True, seed)
+
+
+_chains = made_once(Chains)  # compiled once an objective
 
 
 def _seconds(function: Callable[[], Any]) -> float:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.products import hessian_product
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
@@ -26,7 +27,7 @@ _WORKING_BYTES = 1.5 * _GIGABYTE
 
 def hessian_matrix(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     path: str | pathlib.Path | None = None,
@@ -42,7 +43,8 @@ def hessian_matrix(
     assembly many times faster than as many Hessian-vector products.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         path: A `.npy` file to keep the matrix in, mapped into memory, instead
@@ -73,7 +75,7 @@ def hessian_matrix(
            [0., 1., 1.],
            [1., 1., 2.]], dtype=float32)
     """
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     require(
         columns_at_once is None or is_integer(columns_at_once, 1),
         "columns_at_once",

@@ -1,8 +1,10 @@
 """The mean loss of a model over data, as a pure function of its weights."""
 
+import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import TypeVar
 from unittest import mock
 
 import keras
@@ -13,6 +15,8 @@ from entropy_keras import passes
 from entropy_keras.landscape import selfcheck
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
+
+T = TypeVar("T")
 
 
 class Objective:
@@ -42,6 +46,7 @@ class Objective:
             at every evaluation.
 
     Attributes:
+        name: That of the model.
         variables: The trainable variables.
         num_parameters: Number of trainable weights, n.
         num_samples: Number of samples.
@@ -51,8 +56,8 @@ class Objective:
             layer computes in.
         precision_of_products: That of products of the Hessian.
         vectorizes: Whether backward passes may be vectorized.
-        products: Products with its derivatives, by what made them, so that
-            each is compiled once.
+        products: What is compiled of it, such as products with its
+            derivatives, by what made it: once each.
 
     Raises:
         ValueError: If the model is not built or has no trainable weight, if
@@ -99,6 +104,7 @@ class Objective:
             if self.precision == selfcheck.EPS["float16"]
             else 1.0
         )
+        self.name: str = model.name
         self._model = model
         self._training = training
         self._loss = None if loss is None else _as_loss(loss, self.dtype)
@@ -111,6 +117,19 @@ class Objective:
         self.gradient = self.mean(
             lambda *at: self.batch_loss_and_gradient(*at)[1]
         )
+
+    def is_of(self, model: keras.Model) -> bool:
+        """Tells whether it is the loss of a model's weights as they are.
+
+        Args:
+            model: A model.
+
+        Returns:
+            Whether it was made of that model, and the same ones are trainable.
+        """
+        found = [id(variable) for variable in model.trainable_variables]
+        known = [id(variable) for variable in self.variables]
+        return model is self._model and found == known
 
     def position(self) -> tf.Tensor:
         """Returns the current weights of the model, of shape `[n]`."""
@@ -245,19 +264,83 @@ class Objective:
 
         Returns:
             A function of those tensors: the mean over the batches, each
-            weighted by its number of samples.
+            weighted by its number of samples. As `batches` it takes what
+            stands for each batch in place of the batch itself.
         """
         compiled = tf.function(function, jit_compile=False, autograph=False)
 
-        def averaged(*tensors: Any) -> tf.Tensor:
+        def averaged(*tensors: Any, batches: Any = self.batches) -> tf.Tensor:
             total = 0.0
-            for share, batch in zip(self._shares, self.batches, strict=True):
+            for share, batch in zip(self._shares, batches, strict=True):
                 # Called directly, it would warn of every new objective.
                 concrete = compiled.get_concrete_function(*tensors, batch)
                 total += share * concrete(*tensors, batch)
             return total
 
         return averaged
+
+
+def made_once(make: Callable[[Objective], T]) -> Callable[[Objective], T]:
+    """Returns what makes something of an objective once, and keeps it there.
+
+    Args:
+        make: Makes it, such as a compiled function.
+
+    Returns:
+        A function of an objective.
+    """
+
+    @functools.wraps(make)
+    def made(objective: Objective) -> T:
+        if make not in objective.products:
+            objective.products[make] = make(objective)
+        return objective.products[make]
+
+    return made
+
+
+def objective_of(
+    model: Any, data: Any = None, loss: Any = None, **options: Any
+) -> Objective:
+    """Returns what is measured as an `Objective`.
+
+    Args:
+        model: A model, with `data`, or an `Objective`, which is returned once
+            its weights are known to be finite.
+        data: The samples of a model, else left out.
+        loss: The loss of a model, else left out.
+        **options: See `Objective`, for a model alone.
+
+    Returns:
+        The objective.
+
+    Raises:
+        ValueError: If more than an `Objective` is given; see also there.
+    """
+    if not isinstance(model, Objective):
+        return Objective(model, data, loss, **options)
+    require_left_out(model, data=data, loss=loss, **options)
+    _require_finite_weights(model._model)
+    return model
+
+
+def require_left_out(model: Any, **given: Any) -> None:
+    """Refuses what belongs to a model where something else is given.
+
+    Args:
+        model: What is given in place of a model.
+        **given: Arguments by name, `None` where they are left out.
+
+    Raises:
+        ValueError: If one is not left out.
+    """
+    for name, value in given.items():
+        require(
+            value is None,
+            name,
+            f"left out with a {type(model).__name__}, which has its own",
+            type(value),
+        )
 
 
 def _check(model: keras.Model, loss: Any, batch_size: int) -> None:

@@ -1,6 +1,5 @@
 """Products of the Hessian and of the Gauss-Newton matrix with vectors."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +9,12 @@ import tensorflow as tf
 from scipy.sparse.linalg import LinearOperator
 from scipy.sparse.linalg import aslinearoperator
 
+from entropy_keras import keras_private
 from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import made_once
+from entropy_keras.landscape.objective import objective_of
+from entropy_keras.landscape.objective import require_left_out
 from entropy_keras.validation import require
 
 
@@ -92,7 +95,7 @@ def gauss_newton_vector_product(
 
 
 def hessian_operator(
-    model: Any, data: Any, loss: Any = None, **options: Any
+    model: Any, data: Any = None, loss: Any = None, **options: Any
 ) -> LinearOperator:
     """Returns the Hessian of the mean loss as a linear operator of SciPy.
 
@@ -101,7 +104,8 @@ def hessian_operator(
     has at the time of this call.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`, whose compiled products
+            are used: see there, as for `data`, `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         **options: `batch_size` and `training`.
@@ -121,17 +125,18 @@ def hessian_operator(
     >>> round(float(eigsh(operator, 1)[0][0]), 4)
     3.0
     """
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     return operator(objective, hessian_product(objective))
 
 
 def gauss_newton_operator(
-    model: Any, data: Any, loss: Any = None, **options: Any
+    model: Any, data: Any = None, loss: Any = None, **options: Any
 ) -> LinearOperator:
     """Returns the Gauss-Newton matrix as a linear operator of SciPy.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`, whose compiled products
+            are used: see there, as for `data`, `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         **options: `batch_size` and `training`.
@@ -150,7 +155,7 @@ def gauss_newton_operator(
     >>> landscape.gauss_newton_operator(model, data, loss="mse").shape
     (3, 3)
     """
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     return operator(objective, gauss_newton_product(objective))
 
 
@@ -179,19 +184,9 @@ def symmetric_operator(
     >>> symmetric_operator(np.diag([1.0, 2.0])).shape
     (2, 2)
     """
-    if isinstance(model, keras.Model):
+    if isinstance(model, (keras.Model, Objective)):
         return hessian_operator(model, data, loss, **options)
-    given = {"data": data, "loss": loss, **options}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
-        require(
-            False,
-            name,
-            f"left out with a {type(model).__name__}, which has its own",
-            type(value),
-        )
-    if isinstance(model, Objective):
-        return operator(model, hessian_product(model))
+    require_left_out(model, data=data, loss=loss, **options)
     try:
         found = aslinearoperator(model)
     except TypeError:
@@ -326,21 +321,7 @@ def relative_precision(operator: LinearOperator) -> float:
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def _made_once(
-    make: Callable[[Objective], Product],
-) -> Callable[[Objective], Product]:
-    """Returns what makes a product, and compiles it, once an objective."""
-
-    @functools.wraps(make)
-    def product(objective: Objective) -> Product:
-        if make not in objective.products:
-            objective.products[make] = make(objective)
-        return objective.products[make]
-
-    return product
-
-
-@_made_once
+@made_once
 def hessian_product(objective: Objective) -> Product:
     """Returns the function from position and vector to Hessian times vector.
 
@@ -389,7 +370,7 @@ def hessian_product(objective: Objective) -> Product:
     return checked
 
 
-@_made_once
+@made_once
 def gauss_newton_product(objective: Objective) -> Product:
     """Returns the function from position and vector to Gauss-Newton times it.
 
@@ -403,18 +384,7 @@ def gauss_newton_product(objective: Objective) -> Product:
     def product(
         position: tf.Tensor, vector: tf.Tensor, batch: Any
     ) -> tf.Tensor:
-        with tf.GradientTape(persistent=True) as pull:
-            pull.watch(position)
-            outputs, _ = objective.forward(objective.split(position), batch)
-            outputs = keras.tree.flatten(outputs)
-        # J' u is linear in u, so its derivative along `vector` is J v.
-        directions = [tf.zeros_like(output) for output in outputs]
-        with tf.GradientTape() as push:
-            push.watch(directions)
-            pulled = _gradient(pull, outputs, position, directions)
-        selfcheck.require_differentiable(pulled)
-        pushed = _gradient(push, pulled, directions, vector)
-
+        outputs, pushed, pull = linearized(objective, position, vector, batch)
         # The loss by the predictions and by the weights, each held apart.
         free = [tf.stop_gradient(output) for output in outputs]
         with tf.GradientTape(persistent=True) as outer:
@@ -424,14 +394,12 @@ def gauss_newton_product(objective: Objective) -> Product:
                 _, loss = objective.forward(
                     objective.split(position),
                     batch,
-                    through=lambda y: keras.tree.pack_sequence_as(y, free),
+                    through=lambda y: held(y, free),
                 )
                 loss *= objective.loss_scale
             direct, *by_outputs = _gradient(inner, loss, [position, *free])
         curved = _gradient(outer, by_outputs, free, pushed)
-        found = _gradient(pull, outputs, position, curved) + _gradient(
-            outer, direct, position, vector
-        )
+        found = pull(curved) + _gradient(outer, direct, position, vector)
         selfcheck.require_differentiable(found)
         return found / objective.loss_scale
 
@@ -448,6 +416,55 @@ def gauss_newton_product(objective: Objective) -> Product:
         return found
 
     return checked
+
+
+def held(outputs: Any, free: list[tf.Tensor]) -> Any:
+    """Returns what stands in for predictions, masked as they are.
+
+    Args:
+        outputs: The predictions.
+        free: A tensor for each of them.
+
+    Returns:
+        These in the structure of those.
+    """
+    for output, one in zip(keras.tree.flatten(outputs), free, strict=True):
+        keras_private.copy_mask(output, one)
+    return keras.tree.pack_sequence_as(outputs, free)
+
+
+def linearized(
+    objective: Objective, position: tf.Tensor, vector: tf.Tensor, batch: Any
+) -> tuple[list[tf.Tensor], list[tf.Tensor], Callable[..., tf.Tensor]]:
+    """Returns predictions, and how they and the weights change together.
+
+    Args:
+        objective: The loss.
+        position: The weights, of shape `[n]`.
+        vector: A change of them, likewise.
+        batch: The samples.
+
+    Returns:
+        The predictions of a batch; their change, the Jacobian times the vector;
+        and the function that multiplies its transpose by tensors of the shape
+        of the predictions. All in a graph.
+    """
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(position)
+        outputs, _ = objective.forward(objective.split(position), batch)
+        outputs = keras.tree.flatten(outputs)
+    # J' u is linear in u, so its derivative along `vector` is J v.
+    directions = [tf.zeros_like(output) for output in outputs]
+    with tf.GradientTape() as push:
+        push.watch(directions)
+        pulled = _gradient(tape, outputs, position, directions)
+    selfcheck.require_differentiable(pulled)
+    pushed = _gradient(push, pulled, directions, vector)
+
+    def pull(weights: list[tf.Tensor]) -> tf.Tensor:
+        return _gradient(tape, outputs, position, weights)
+
+    return outputs, pushed, pull
 
 
 def operator(

@@ -43,6 +43,15 @@ _TOLERANCES = {
 }
 
 
+def tolerance(precision: float) -> float:
+    """Returns the relative error that is taken for rounding.
+
+    Args:
+        precision: The relative precision of a model, one of `EPS`.
+    """
+    return _TOLERANCES[precision]
+
+
 def nodes_of(graph: tf.Graph) -> list[Any]:
     """Returns the nodes of a graph and of all functions that it calls.
 
@@ -185,7 +194,7 @@ def require_equal(
     difference = np.linalg.norm(together - alone)
     scale = np.linalg.norm(alone)
     require(
-        bool(difference <= _TOLERANCES[precision] * scale),
+        bool(difference <= tolerance(precision) * scale),
         "model",
         "one whose backward pass TensorFlow vectorizes rightly: a layer in it "
         "(a grouped convolution of your own?) gives other gradients for "
@@ -223,7 +232,7 @@ def require_symmetric(
     require_finite(of_one, "a product of the Hessian")
     scale = np.linalg.norm(of_one) + np.linalg.norm(of_other)
     require(
-        bool(difference <= _TOLERANCES[precision] * scale),
+        bool(difference <= tolerance(precision) * scale),
         "model",
         "one whose gradients can be differentiated again: an operation without "
         "a second derivative makes its Hessian unsymmetric",

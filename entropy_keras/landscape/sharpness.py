@@ -16,6 +16,7 @@ from entropy_keras.landscape.ascent import Rise
 from entropy_keras.landscape.ascent import precision
 from entropy_keras.landscape.density import Estimate
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import is_number
 from entropy_keras.validation import require
@@ -27,7 +28,7 @@ _SMALLEST, _LARGEST = 1e-6, 1e3
 
 def epsilon_sharpness(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     epsilon: float = 1e-3,
@@ -46,7 +47,8 @@ def epsilon_sharpness(
     there is no slope to follow. See `Ascent` for how it looks.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss, larger than -1; `None` for the compiled one.
         epsilon: Half the width of the box.
@@ -79,8 +81,8 @@ def epsilon_sharpness(
     """
     require_positive(epsilon=epsilon)
     _check_counts(num_steps=num_steps, num_starts=num_starts)
-    objective = Objective(model, data, loss, **options)
-    eps = precision(model)
+    objective = objective_of(model, data, loss, **options)
+    eps = precision(objective)
     found = box_sharpness(objective, epsilon, num_steps, num_starts, seed, eps)
     _warn(found)
     return found.value
@@ -120,7 +122,7 @@ def box_sharpness(
 
 def sam_sharpness(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     rho: float = 0.05,
@@ -138,7 +140,8 @@ def sam_sharpness(
     largest, and from a random point.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         rho: Radius of the ball.
@@ -172,8 +175,8 @@ def sam_sharpness(
     """
     require_positive(rho=rho)
     _check_counts(num_steps=num_steps)
-    objective = Objective(model, data, loss, **options)
-    ascent = Ascent(objective, rho, BALL, precision(model))
+    objective = objective_of(model, data, loss, **options)
+    ascent = Ascent(objective, rho, BALL, precision(objective))
     if num_steps == 1 and ascent.start.slope.any():
         found = ascent.rise(ascent.at(BALL.farthest(ascent.start.slope)))
     else:
@@ -196,7 +199,7 @@ def _warn(found: Rise) -> None:
 
 def local_energy(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     sigma: float = 0.1,
@@ -212,7 +215,8 @@ def local_energy(
     takes the slope of f out of the error.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         sigma: Standard deviation of the noise, absolute or relative.
@@ -250,7 +254,7 @@ def local_energy(
         "an integer of at least 2",
         num_pairs,
     )
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     center = objective.position()
     value = float(objective.value(center))
     rises = []
@@ -259,13 +263,13 @@ def local_energy(
         rises.append((float(both[0]) + float(both[1])) / 2.0 - value)
     sampling = np.std(rises, ddof=1) / math.sqrt(num_pairs)
     # That of f(x) is the same in all pairs.
-    rounding = precision(model) * abs(value)
+    rounding = precision(objective) * abs(value)
     return Estimate(float(np.mean(rises)), math.hypot(sampling, rounding))
 
 
 def pac_bayes_sigma(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     drop: float = 0.1,
@@ -327,7 +331,7 @@ def pac_bayes_sigma(
     )
     require_positive(precision=precision)
     _check_counts(num_noises=num_noises)
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     accuracy = _accuracy(objective)
     center = objective.position()
     allowed = float(accuracy(center)) - drop

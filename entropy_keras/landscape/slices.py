@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.validation import require
 
 
@@ -29,7 +30,7 @@ class Slice:
 
 def loss_slice(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     distances: Any = None,
@@ -45,7 +46,8 @@ def loss_slice(
     different networks can be compared then, however their layers are scaled.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         distances: Multiples of the direction; `None` for 51 from -1 to 1.
@@ -79,13 +81,13 @@ def loss_slice(
         arXiv:1712.09913, section 4.
     """
     directions = None if direction is None else [direction]
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     return along(objective, 1, distances, directions, ignore_vectors, seed)
 
 
 def loss_surface(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     distances: Any = None,
@@ -97,7 +99,8 @@ def loss_surface(
     """Computes the loss on a plane through the weights; see `loss_slice`.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         distances: Multiples of both directions; `None` for 21 from -1 to 1.
@@ -120,7 +123,7 @@ def loss_surface(
     >>> landscape.loss_surface(model, data, "mse").losses.shape
     (21, 21)
     """
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     return along(objective, 2, distances, directions, ignore_vectors, seed)
 
 

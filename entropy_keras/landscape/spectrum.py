@@ -12,7 +12,7 @@ from entropy_keras.landscape.hessian import assemble
 from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.lanczos import density
 from entropy_keras.landscape.lanczos import extremes
-from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.products import hessian_product
 from entropy_keras.landscape.products import operator as operator_of
 from entropy_keras.landscape.products import symmetric_operator
@@ -27,7 +27,7 @@ _EXACT_UP_TO = 12_000
 
 def hessian_spectrum(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     method: str = "auto",
@@ -41,7 +41,8 @@ def hessian_spectrum(
     """Computes the spectrum of the Hessian of the mean loss.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         method: `"exact"` for all eigenvalues of the explicit matrix, in time
@@ -75,7 +76,7 @@ def hessian_spectrum(
         "Eigenvalues of the Hessian in deep learning", arXiv:1611.07476.
     """
     require(method in METHODS, "method", f"one of {METHODS}", method)
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     count = objective.num_parameters
     if method == "auto":
         needed = count * count * np.dtype(objective.dtype).itemsize
@@ -97,6 +98,7 @@ def top_eigenvalues(
     tolerance: float = 1e-3,
     max_steps: int = 500,
     seed: int = 0,
+    vectors: bool = False,
     **options: Any,
 ) -> Extremes:
     """Computes the largest and the smallest eigenvalues of the Hessian.
@@ -113,6 +115,8 @@ def top_eigenvalues(
         max_steps: Limit of Lanczos steps, one product each. What has not
             converged by then shows in the errors and the reason.
         seed: Seed of the first vector.
+        vectors: Whether to return the eigenvectors too, each as large as the
+            weights and in their order.
         **options: `batch_size` and `training`.
 
     Returns:
@@ -148,7 +152,7 @@ def top_eigenvalues(
         f"at least {2 * k}",
         max_steps,
     )
-    return extremes(operator, k, tolerance, max_steps, seed)
+    return extremes(operator, k, tolerance, max_steps, seed, vectors=vectors)
 
 
 def spectral_density(
@@ -159,6 +163,7 @@ def spectral_density(
     num_steps: int = 100,
     num_probes: int = 4,
     seed: int = 0,
+    num_deflated: int = 0,
     **options: Any,
 ) -> Spectrum:
     """Estimates the density of the Hessian's spectrum.
@@ -167,7 +172,10 @@ def spectral_density(
     times `num_probes` Hessian-vector products, whatever the size of the
     network. The ends come out to many digits. What lies closer to zero than the
     resolution, the width of the spectrum over the square of the steps, is
-    blurred, and `share_below` refuses to count it.
+    blurred, and `share_below` refuses to count it; `share_bounds` tells what is
+    known of it all the same, and more steps are the cheapest way to know more.
+    Eigenvalues that stand out make that width, and most of the error of the
+    trace and of other means: set aside by `num_deflated`, they are exact.
 
     Args:
         model: A model with data, an `Objective`, or any symmetric operator:
@@ -177,6 +185,9 @@ def spectral_density(
         num_steps: Lanczos steps, at least 2.
         num_probes: Random vectors, at least 1.
         seed: Seed of them.
+        num_deflated: How many eigenvalues at each end to find first, with
+            `top_eigenvalues`, and to set aside; at most a quarter of the
+            weights. Each takes 20 products or so, and memory as the weights.
         **options: `batch_size` and `training`.
 
     Returns:
@@ -200,7 +211,7 @@ def spectral_density(
         density", arXiv:1901.10159.
     """
     operator = symmetric_operator(model, data, loss, **options)
-    return density(operator, num_steps, num_probes, seed)
+    return density(operator, num_steps, num_probes, seed, num_deflated)
 
 
 def exact(matrix: np.ndarray, overwrite: bool = False) -> Spectrum:
