@@ -175,6 +175,25 @@ def test_the_distribution_holds_the_package_alone(monkeypatch):
     assert "prune tests" in (ROOT / "MANIFEST.in").read_text()
 
 
+def test_all_know_what_is_needed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    runpy.run_path("setup.py")
+    keras, _, tensorflow = (
+        x.partition(">=")[2] for x in given["install_requires"]
+    )
+    python = given["python_requires"].removeprefix(">=")
+    bounds = f"Python {python}, Keras {keras} and TensorFlow {tensorflow}"
+    for page in ("README.md", "docs/install.md", "CHANGELOG.md"):
+        assert f"needs {bounds}" in (ROOT / page).read_text(), page
+    assert (
+        f'"${{1:-python{python}}}" '
+        f"'keras=={keras}.*' "
+        f"'tensorflow=={tensorflow}.*'"
+    ) in (ROOT / ".ci" / "versions").read_text()
+
+
 def test_all_know_the_version():
     version = entropy_keras.__version__
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
