@@ -15,9 +15,11 @@ from entropy_keras.landscape.products import relative_precision
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
+ENDS = ("both", "largest", "smallest")
+
 
 class Extremes(NamedTuple):
-    """Both ends of a spectrum.
+    """Both ends of a spectrum; empty at the one that was not asked for.
 
     Attributes:
         largest: The k largest eigenvalues, descending.
@@ -135,8 +137,9 @@ def extremes(
     tolerance: float,
     max_steps: int,
     seed: int,
+    ends: str = "both",
 ) -> Extremes:
-    """Returns both ends of an operator's spectrum; see `top_eigenvalues`.
+    """Returns the ends of an operator's spectrum; see `top_eigenvalues`.
 
     Args:
         operator: Symmetric.
@@ -144,11 +147,13 @@ def extremes(
         tolerance: Relative error allowed.
         max_steps: Limit of products.
         seed: Seed of the first vector.
+        ends: One of `ENDS`.
 
     Returns:
-        Both ends.
+        The ends.
     """
     (count, _) = operator.shape
+    low, high = k * (ends != "largest"), k * (ends != "smallest")
     rng = np.random.default_rng(seed)
     values, errors, vectors = np.zeros(0), np.zeros(0), np.zeros([0, count])
     products, reason = 0, ""
@@ -157,8 +162,15 @@ def extremes(
         run = Lanczos(operator, rng.standard_normal(count), room, vectors)
         found, scale = np.sort(values), np.abs(values).max(initial=0.0)
         # Beyond these nothing may be left.
-        inner = (found[k - 1], found[-k]) if len(found) >= k else None
-        new, rows, new_errors = _run_to_ends(run, k, tolerance, scale, inner)
+        inner = None
+        if len(found) >= k:
+            inner = (
+                found[low - 1] if low else -np.inf,
+                found[-high] if high else np.inf,
+            )
+        new, rows, new_errors = _run_to_ends(
+            run, low, high, tolerance, scale, inner
+        )
         products += run.steps
         scale = max(scale, np.abs(new).max())
         slack = tolerance * scale
@@ -171,7 +183,7 @@ def extremes(
         )
         if beyond:
             kept = (new_errors <= slack) | is_cut | is_whole
-            kept[k:-k] = False
+            kept[low : len(kept) - high] = False
             values = np.append(values, new[kept])
             doubt = errors.max(initial=0.0)
             errors = np.append(errors, np.hypot(new_errors[kept], doubt))
@@ -186,11 +198,12 @@ def extremes(
     order = np.argsort(values)
     values = values[order]
     errors = errors[order] + relative_precision(operator) * scale
+    top = slice(max(len(values) - high, 0), None)
     return Extremes(
-        values[-k:][::-1],
-        values[:k],
-        errors[-k:][::-1],
-        errors[:k],
+        values[top][::-1],
+        values[:low],
+        errors[top][::-1],
+        errors[:low],
         products,
         reason,
     )
@@ -198,7 +211,8 @@ def extremes(
 
 def _run_to_ends(
     run: "Lanczos",
-    k: int,
+    low: int,
+    high: int,
     tolerance: float,
     scale: float,
     inner: tuple[float, float] | None,
@@ -207,21 +221,24 @@ def _run_to_ends(
 
     Args:
         run: What to advance.
-        k: How many at each end.
+        low: How many of the smallest.
+        high: How many of the largest.
         tolerance: Relative error allowed.
         scale: The largest magnitude that is known.
         inner: What a single one at each end would have to exceed; `None` if
-            there must be k.
+            there must be as many.
 
     Returns:
         What `ritz` returns.
     """
-    k = 1 if inner else k
+    if inner:
+        low, high = min(low, 1), min(high, 1)
     while True:
-        run.advance(max(4 * k, run.steps + 10))
+        run.advance(max(4 * max(low, high), run.steps + 10))
         values, rows, errors = run.ritz()
         slack = tolerance * max(scale, np.abs(values).max())
-        if run.finished or max(errors[:k].max(), errors[-k:].max()) <= slack:
+        asked = np.append(errors[:low], errors[len(errors) - high :])
+        if run.finished or asked.max() <= slack:
             return values, rows, errors
         if inner:
             gaps = values[0] - inner[0], inner[1] - values[-1]
