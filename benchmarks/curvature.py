@@ -3,9 +3,9 @@
     python -m benchmarks.curvature --network=small_lenet --torch_python=…
 
 Same weights, same data in one batch, float32, as many threads, in two processes
-that take turns. `--torch_python` is the interpreter of
-an environment with torch, pyhessian, curvlinops-for-pytorch and
-hessian-eigenthings. A tool that is missing or fails has its error in its row.
+that take turns. `--torch_python` is the interpreter of an environment with
+torch, pyhessian, curvlinops-for-pytorch and hessian-eigenthings. A tool that is
+missing or fails has its error in its row.
 """
 
 import pathlib
@@ -134,7 +134,8 @@ def table(name: str, results: dict[str, Any]) -> str:
         results: What `main` writes.
     """
     lines = [
-        f"| {name}: {results['num_parameters']:,} weights | seconds "
+        f"| {name}: {results['num_parameters']:,} weights, "
+        f"{_SAMPLES.value:,} samples | seconds "
         "| time over ours | processor's | relative error |",
         "|---|---|---|---|---|",
     ]

@@ -213,7 +213,7 @@ def steps_for(
         tolerance: Error allowed, in units of the largest.
 
     Returns:
-        A multiple of five.
+        A multiple of five, or fewer where the space is exhausted.
 
     Raises:
         ValueError: If 500 do not suffice.

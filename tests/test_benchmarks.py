@@ -73,7 +73,7 @@ def test_weights_are_laid_out_as_pytorch_has_them():
     x, heads = rng.normal(size=64), rng.normal(size=[4, 16])
     query, output = arrays[1], arrays[7]
     np.testing.assert_allclose(
-        found[1] @ x, np.einsum("d,dhk->hk", x, query).ravel(), rtol=1e-4
+        found[1] @ x, np.einsum("d,dhk->hk", x, query).ravel(), atol=1e-4
     )
     np.testing.assert_allclose(
         found[7] @ heads.ravel(),
@@ -89,7 +89,7 @@ def test_what_the_tools_need_is_found_from_a_known_spectrum():
     # Random signs see no error of a diagonal.
     assert curvature_tools.signs_for(operator, truth, 0.02) == 0
     assert curvature_tools.products_for(operator, truth, 0.02) == 12
-    assert curvature_tools.steps_for(operator, np.array([10.0, 5.0]), 1e-3) == 5
+    assert curvature_tools.steps_for(operator, np.array([10.0, 5.0]), 1e-3) == 3
     found = curvature_tools.errors_of(
         "trace", [[30.0, 40.0], [39.0, 31.5]], {"trace": [35.0]}
     )
