@@ -53,7 +53,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The network that `benchmarks.curvature.transformer` builds."""
+    """The network that `curvature_problem.transformer` builds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Problem:
 
     Args:
         name: Of the network.
-        path: A file of arrays, see `benchmarks.curvature.write_problem`.
+        path: A file of arrays, written by `write_problem`.
     """
 
     def __init__(self, name: str, path: str) -> None:

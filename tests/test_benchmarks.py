@@ -8,9 +8,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.sparse.linalg import aslinearoperator
 
 from benchmarks import baselines
 from benchmarks import communication
+from benchmarks import curvature_problem
+from benchmarks import curvature_tools
 from benchmarks import scaling
 from entropy_keras import samplers
 
@@ -43,6 +46,58 @@ def test_sam_takes_the_gradient_uphill():
     np.testing.assert_allclose(
         dense.kernel.numpy(), weights - 0.1 * gradient(uphill), rtol=1e-5
     )
+
+
+def test_weights_are_laid_out_as_pytorch_has_them():
+    rng = np.random.default_rng(0)
+    model = keras.Sequential([
+        keras.Input([4, 5, 2]),
+        keras.layers.Conv2D(3, 3),
+        keras.layers.Flatten(),
+        keras.layers.Dense(5),
+    ])
+    arrays = [rng.normal(size=v.shape) for v in model.trainable_variables]
+    filters, _, kernel, bias = curvature_problem.as_torch(model, arrays)
+    assert filters[2, 1, 0, 2] == pytest.approx(arrays[0][0, 2, 1, 2])
+    image = rng.normal(size=[2, 3, 3])
+    np.testing.assert_allclose(
+        kernel @ image.transpose(2, 0, 1).ravel(),
+        image.ravel() @ arrays[2],
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(bias, arrays[3], rtol=1e-6)
+
+    model = curvature_problem.transformer()
+    arrays = [rng.normal(size=v.shape) for v in model.trainable_variables]
+    found = curvature_problem.as_torch(model, arrays)
+    x, heads = rng.normal(size=64), rng.normal(size=[4, 16])
+    query, output = arrays[1], arrays[7]
+    np.testing.assert_allclose(
+        found[1] @ x, np.einsum("d,dhk->hk", x, query).ravel(), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        found[7] @ heads.ravel(),
+        np.einsum("hk,hkd->d", heads, output),
+        atol=1e-4,
+    )
+
+
+def test_what_the_tools_need_is_found_from_a_known_spectrum():
+    eigenvalues = np.r_[np.full(2000, 0.01), 5.0, 10.0]
+    operator = aslinearoperator(np.diag(eigenvalues))
+    truth = eigenvalues.sum()  # 35
+    # Random signs see no error of a diagonal.
+    assert curvature_tools.signs_for(operator, truth, 0.02) == 0
+    assert curvature_tools.products_for(operator, truth, 0.02) == 12
+    assert curvature_tools.steps_for(operator, np.array([10.0, 5.0]), 1e-3) == 3
+    found = curvature_tools.errors_of(
+        "trace", [[30.0, 40.0], [39.0, 31.5]], {"trace": [35.0]}
+    )
+    assert found == {"trace": pytest.approx(0.25 / 35 / 2**0.5, abs=1e-6)}
+    found = curvature_tools.errors_of(
+        "eigenvalues", [[9.0, 5.0]], {"eigenvalues": [10.0, 5.0]}
+    )
+    assert found == {"values": 0.1}
 
 
 def test_gradients_alone_return_their_mean():
@@ -112,9 +167,11 @@ def test_scaling_times_what_it_says():
 
 
 @pytest.mark.nightly
-def test_a_python_without_pytorch_is_refused():
+@pytest.mark.parametrize("benchmark", ["pytorch", "curvature --epochs=0"])
+def test_a_python_without_pytorch_is_refused(benchmark):
+    module, *rest = f"benchmarks.{benchmark}".split()
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.pytorch", "--torch_python=false"],
+        [sys.executable, "-m", module, *rest, "--torch_python=false"],
         capture_output=True,
         text=True,
         check=False,

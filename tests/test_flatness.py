@@ -479,11 +479,19 @@ def test_an_objective_and_a_callback_compile_once():
     model.fit(x, y, epochs=2, verbose=0, callbacks=[watching, counting])
     assert count < counts[0] == counts[1]
     assert watching.reports[0].loss > watching.reports[1].loss
-    # What is trained may change from one `fit` to the next.
-    model.layers[0].trainable = False
-    model.compile(keras.optimizers.SGD(0.1), "mse")
-    model.fit(x, y, verbose=0, callbacks=[watching])
-    assert watching.reports[0].num_parameters == 63
+
+
+def test_a_callback_follows_what_is_compiled_between_fits():
+    model, (x, y) = network()
+    watching = landscape.FlatnessCallback((x, y), num_steps=5, num_probes=1)
+    for loss, count in (("mse", 183), ("mae", 63)):
+        model.layers[0].trainable = loss == "mse"
+        model.compile(keras.optimizers.SGD(0.0), loss)
+        model.fit(x, y, verbose=0, callbacks=[watching])
+        report = watching.reports[0]
+        expected = model.evaluate(x, y, verbose=0)
+        assert report.loss == pytest.approx(expected, rel=1e-6)
+        assert report.num_parameters == count
 
 
 def test_weights_that_diverged_are_named_by_what_is_compiled():

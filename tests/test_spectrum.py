@@ -83,6 +83,18 @@ def test_ghosts_do_not_appear():
     assert ((found.nodes > 50).sum(axis=1) == 1).all()
 
 
+@pytest.mark.parametrize(
+    "eigenvalues",
+    [[1.0] * 200 + [4.0] * 100, [1e14, 1e7, *np.linspace(0.0, 1.0, 200)]],
+)
+def test_the_basis_is_orthogonal_whatever_is_left(eigenvalues):
+    operator = aslinearoperator(random_symmetric(np.array(eigenvalues)))
+    start = np.random.default_rng(1).normal(size=len(eigenvalues))
+    run = lanczos.Lanczos(operator, start, 30)
+    run.advance(30)
+    np.testing.assert_allclose(run.basis @ run.basis.T, np.eye(30), atol=1e-13)
+
+
 def test_share_agrees_and_refuses_below_the_resolution():
     rng = np.random.default_rng(0)
     eigenvalues = rng.normal(size=500) * np.exp(rng.normal(size=500) * 2)
@@ -216,6 +228,34 @@ def test_eigenvalues_count_as_often_as_they_occur(name, dtype):
     assert ends.num_products < 120
 
 
+@pytest.mark.parametrize("name", REPEATED)
+def test_one_end_is_that_of_both(name):
+    eigenvalues, k = REPEATED[name]
+    matrix = aslinearoperator(random_symmetric(np.array(eigenvalues)))
+    both = lanczos.extremes(matrix, k, 1e-5, 300, 0)
+    for end, other in (("largest", "smallest"), ("smallest", "largest")):
+        one = lanczos.extremes(matrix, k, 1e-5, 300, 0, end)
+        np.testing.assert_allclose(
+            getattr(one, end), getattr(both, end), atol=1e-4
+        )
+        assert len(getattr(one, f"{end}_errors")) == k
+        assert len(getattr(one, other)) == 0
+        assert one.reason == ""
+
+
+def test_one_end_does_not_wait_for_a_crowded_one():
+    eigenvalues = np.r_[np.linspace(-1.0, 0.0, 300), 4.0, 5.0, 6.0, 6.0]
+    matrix = random_symmetric(eigenvalues)
+    largest, both = (
+        landscape.top_eigenvalues(
+            matrix, num_eigenvalues=3, tolerance=1e-4, ends=ends
+        )
+        for ends in ("largest", "both")
+    )
+    np.testing.assert_allclose(largest.largest, [6.0, 6.0, 5.0], atol=1e-3)
+    assert largest.num_products < both.num_products / 2
+
+
 def test_a_hessian_of_low_rank():
     model = keras.Sequential([keras.Input([20]), keras.layers.Dense(1)])
     rng = np.random.default_rng(0)
@@ -315,6 +355,7 @@ def test_auto_takes_lanczos_for_large_networks():
         ("top_eigenvalues", {"num_eigenvalues": 32}, "half of the 62 weights"),
         ("top_eigenvalues", {"tolerance": -1}, "`tolerance` must be non-neg"),
         ("top_eigenvalues", {"max_steps": 3}, "`max_steps` must be at least"),
+        ("top_eigenvalues", {"ends": "all"}, "`ends` must be one of"),
     ],
 )
 def test_bad_input_is_refused(trained, function, arguments, message):

@@ -76,7 +76,7 @@ class FlatnessCallback(keras.callbacks.Callback):
         is_last = epoch + 1 == self.params.get("epochs")
         if (epoch + 1) % self._every and not is_last:
             return
-        if not self._objective or not self._objective.is_of(self.model):
+        if self._objective is None:
             self._objective = Objective(
                 self.model, self._data, **self._loss_options
             )

@@ -15,9 +15,11 @@ from entropy_keras.landscape.products import relative_precision
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
+ENDS = ("both", "largest", "smallest")
+
 
 class Extremes(NamedTuple):
-    """Both ends of a spectrum.
+    """Both ends of a spectrum; empty at the one that was not asked for.
 
     Attributes:
         largest: The k largest eigenvalues, descending.
@@ -188,10 +190,11 @@ def extremes(
     tolerance: float,
     max_steps: int,
     seed: int,
+    ends: str = "both",
     *,
     vectors: bool = False,
 ) -> Extremes:
-    """Returns both ends of an operator's spectrum; see `top_eigenvalues`.
+    """Returns the ends of an operator's spectrum; see `top_eigenvalues`.
 
     Args:
         operator: Symmetric.
@@ -199,22 +202,31 @@ def extremes(
         tolerance: Relative error allowed.
         max_steps: Limit of products.
         seed: Seed of the first vector.
+        ends: One of `ENDS`.
         vectors: Whether to return the eigenvectors.
 
     Returns:
-        Both ends.
+        The ends.
     """
-    pairs = _eigenpairs(operator, k, tolerance, max_steps, seed)
+    pairs = _eigenpairs(operator, k, tolerance, max_steps, seed, ends)
+    low, high = _wanted(k, ends)
+    bottom = slice(low)
+    top = slice(-1, -high - 1, -1)
     return Extremes(
-        pairs.values[-k:][::-1],
-        pairs.values[:k],
-        pairs.errors[-k:][::-1],
-        pairs.errors[:k],
+        pairs.values[top],
+        pairs.values[bottom],
+        pairs.errors[top],
+        pairs.errors[bottom],
         pairs.num_products,
         pairs.reason,
-        pairs.vectors[-k:][::-1].copy() if vectors else None,
-        pairs.vectors[:k].copy() if vectors else None,
+        pairs.vectors[top].copy() if vectors else None,
+        pairs.vectors[bottom].copy() if vectors else None,
     )
+
+
+def _wanted(k: int, ends: str) -> tuple[int, int]:
+    """Returns how many of the smallest and of the largest are wanted."""
+    return k * (ends != "largest"), k * (ends != "smallest")
 
 
 class _Eigenpairs(NamedTuple):
@@ -233,13 +245,15 @@ def _eigenpairs(
     tolerance: float,
     max_steps: int,
     seed: int,
+    ends: str = "both",
 ) -> _Eigenpairs:
-    """Finds at least k eigenvalues at each end; see `extremes`.
+    """Finds at least k eigenvalues at the ends; see `extremes`.
 
     Returns:
         The k smallest first and the k largest last.
     """
     (count, _) = operator.shape
+    low, high = _wanted(k, ends)
     rng = np.random.default_rng(seed)
     values, errors, known = np.zeros(0), np.zeros(0), np.zeros([0, count])
     products, reason = 0, ""
@@ -248,8 +262,15 @@ def _eigenpairs(
         run = Lanczos(operator, rng.standard_normal(count), room, known)
         found, scale = np.sort(values), np.abs(values).max(initial=0.0)
         # Beyond these nothing may be left.
-        inner = (found[k - 1], found[-k]) if len(found) >= k else None
-        new, rows, new_errors = _run_to_ends(run, k, tolerance, scale, inner)
+        inner = None
+        if len(found) >= k:
+            inner = (
+                found[low - 1] if low else -np.inf,
+                found[-high] if high else np.inf,
+            )
+        new, rows, new_errors = _run_to_ends(
+            run, low, high, tolerance, scale, inner
+        )
         products += run.steps
         scale = max(scale, np.abs(new).max())
         slack = tolerance * scale
@@ -262,7 +283,7 @@ def _eigenpairs(
         )
         if beyond:
             kept = (new_errors <= slack) | is_cut | is_whole
-            kept[k:-k] = False
+            kept[low : len(kept) - high] = False
             values = np.append(values, new[kept])
             doubt = errors.max(initial=0.0)
             errors = np.append(errors, np.hypot(new_errors[kept], doubt))
@@ -282,7 +303,8 @@ def _eigenpairs(
 
 def _run_to_ends(
     run: "Lanczos",
-    k: int,
+    low: int,
+    high: int,
     tolerance: float,
     scale: float,
     inner: tuple[float, float] | None,
@@ -291,21 +313,24 @@ def _run_to_ends(
 
     Args:
         run: What to advance.
-        k: How many at each end.
+        low: How many of the smallest.
+        high: How many of the largest.
         tolerance: Relative error allowed.
         scale: The largest magnitude that is known.
         inner: What a single one at each end would have to exceed; `None` if
-            there must be k.
+            there must be as many.
 
     Returns:
         What `ritz` returns.
     """
-    k = 1 if inner else k
+    if inner:
+        low, high = min(low, 1), min(high, 1)
     while True:
-        run.advance(max(4 * k, run.steps + 10))
+        run.advance(max(4 * max(low, high), run.steps + 10))
         values, rows, errors = run.ritz()
         slack = tolerance * max(scale, np.abs(values).max())
-        if run.finished or max(errors[:k].max(), errors[-k:].max()) <= slack:
+        asked = np.append(errors[:low], errors[len(errors) - high :])
+        if run.finished or asked.max() <= slack:
             return values, rows, errors
         if inner:
             gaps = values[0] - inner[0], inner[1] - values[-1]
@@ -425,16 +450,11 @@ class Lanczos:
             vector -= self._diagonal[step] * basis[-1]
             if step:
                 vector -= self._beside[step - 1] * basis[-2]
-            before, length = np.inf, float(np.linalg.norm(vector))
-            for _ in range(2):
-                # A second time where the first took much: what it leaves of a
-                # vector that it nearly cancels is not orthogonal.
-                if length > before / 2:
-                    break
-                for rows in (basis, self._known):
-                    vector -= rows.T @ (rows @ vector)
-                before, length = length, float(np.linalg.norm(vector))
-            self._beside[step] = length
+            # Next to nothing is left along the others, so that a single pass
+            # leaves no more than rounding.
+            for rows in (basis, self._known):
+                vector -= rows.T @ (rows @ vector)
+            self._beside[step] = np.linalg.norm(vector)
             self.steps += 1
             scale = np.abs(self._diagonal).max() + self._beside.max()
             tiny = np.finfo(self.operator.dtype).eps * scale

@@ -118,19 +118,6 @@ class Objective:
             lambda *at: self.batch_loss_and_gradient(*at)[1]
         )
 
-    def is_of(self, model: keras.Model) -> bool:
-        """Tells whether it is the loss of a model's weights as they are.
-
-        Args:
-            model: A model.
-
-        Returns:
-            Whether it was made of that model, and the same ones are trainable.
-        """
-        found = [id(variable) for variable in model.trainable_variables]
-        known = [id(variable) for variable in self.variables]
-        return model is self._model and found == known
-
     def position(self) -> tf.Tensor:
         """Returns the current weights of the model, of shape `[n]`."""
         return self.join([variable.value for variable in self.variables])

@@ -9,6 +9,7 @@ import scipy.linalg
 
 from entropy_keras.landscape.density import Spectrum
 from entropy_keras.landscape.hessian import assemble
+from entropy_keras.landscape.lanczos import ENDS
 from entropy_keras.landscape.lanczos import Extremes
 from entropy_keras.landscape.lanczos import density
 from entropy_keras.landscape.lanczos import extremes
@@ -98,6 +99,7 @@ def top_eigenvalues(
     tolerance: float = 1e-3,
     max_steps: int = 500,
     seed: int = 0,
+    ends: str = "both",
     vectors: bool = False,
     **options: Any,
 ) -> Extremes:
@@ -115,12 +117,15 @@ def top_eigenvalues(
         max_steps: Limit of Lanczos steps, one product each. What has not
             converged by then shows in the errors and the reason.
         seed: Seed of the first vector.
+        ends: `"both"`, or the one that matters, `"largest"` or `"smallest"`,
+            which takes a third of the products where the other end is crowded,
+            as the negative one of networks is.
         vectors: Whether to return the eigenvectors too, each as large as the
             weights and in their order.
         **options: `batch_size` and `training`.
 
     Returns:
-        Both ends with error bounds. An eigenvalue counts as often as it
+        The ends with error bounds. An eigenvalue counts as often as it
         occurs; where `max_steps` did not suffice to tell, `reason` says so.
 
     Raises:
@@ -152,7 +157,10 @@ def top_eigenvalues(
         f"at least {2 * k}",
         max_steps,
     )
-    return extremes(operator, k, tolerance, max_steps, seed, vectors=vectors)
+    require(ends in ENDS, "ends", f"one of {ENDS}", ends)
+    return extremes(
+        operator, k, tolerance, max_steps, seed, ends, vectors=vectors
+    )
 
 
 def spectral_density(
