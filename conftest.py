@@ -19,6 +19,7 @@ from entropy_keras import compilation
 # again and again took a tenth of their time.
 gc.collect()
 gc.freeze()
+gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)

@@ -125,3 +125,22 @@ def write(
         "settings": settings,
     }
     report.write_results(pathlib.Path(output), head | results)
+
+
+def mirrored(count: int) -> tf.distribute.Strategy:
+    """Returns a strategy of logical devices, once a process.
+
+    TensorFlow cannot tell the collectives of two mirrored strategies apart, and
+    takes logical devices before it has run anything.
+
+    Args:
+        count: Number of replicas.
+
+    Returns:
+        The strategy.
+    """
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+    )
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])

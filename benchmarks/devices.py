@@ -232,12 +232,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     if len(arguments) > 1:
         sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    # TensorFlow cannot tell the collectives of two mirrored strategies apart.
-    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    two = common.mirrored(2)
     counted = {name: sent(make, two) for name, make in OPTIMIZERS.items()}
     times = timed({1: tf.distribute.OneDeviceStrategy("CPU:0"), 2: two})
     rows = communication.modelled()

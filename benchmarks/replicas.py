@@ -19,12 +19,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
 from matplotlib.figure import Figure
 
 import entropy_keras
+from benchmarks import common
 from trainers import report
 from trainers import sets
 
@@ -188,14 +188,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
     if _REPLICAS.value:
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        count = _REPLICAS.value
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * count
-        )
-        strategy = tf.distribute.MirroredStrategy([
-            f"CPU:{i}" for i in range(count)
-        ])
+        strategy = common.mirrored(_REPLICAS.value)
         chosen = sets.images(_NPZ.value, sets.Sizes(2000, 1000))
         print(json.dumps(measure(chosen, strategy)))
         return

@@ -78,7 +78,7 @@ def measure() -> tuple[dict[str, list[float]], dict[str, float]]:
         Seconds per gradient of each round, and the seconds of the first call.
     """
     updates: dict[str, Callable[[int], None]] = {}
-    first = {}
+    first, gradients = {}, {}
     for name, arguments in VARIANTS.items():
         keras.utils.set_random_seed(0)
         model = entropy_keras.EntropyModel.from_model(
@@ -94,6 +94,7 @@ def measure() -> tuple[dict[str, list[float]], dict[str, float]]:
         )
         rows = optimizer.minibatches_per_update * _BATCH_SIZE.value
         group = tuple(map(tf.constant, common.samples(_NETWORK.value, rows)))
+        gradients[name] = optimizer.gradients_per_update * _UPDATES.value
         start = time.perf_counter()
         updates[name] = common.make_updates(model, group)
         updates[name](1)
@@ -103,8 +104,8 @@ def measure() -> tuple[dict[str, list[float]], dict[str, float]]:
         for name, update in updates.items():
             start = time.perf_counter()
             update(_UPDATES.value)
-            gradients = 5 * _UPDATES.value
-            seconds[name].append((time.perf_counter() - start) / gradients)
+            taken = time.perf_counter() - start
+            seconds[name].append(taken / gradients[name])
     return seconds, first
 
 

@@ -11,6 +11,7 @@ _requirements.check_backend()
 from entropy_keras import callbacks
 from entropy_keras import presets
 from entropy_keras import samplers
+from entropy_keras.elastic import ElasticEntropySGD
 from entropy_keras.entropy_sgd import EntropySGD
 from entropy_keras.estimators import Displacement
 from entropy_keras.estimators import MeanGradient
@@ -36,6 +37,7 @@ __all__ = [
     "SGNHT",
     "Clock",
     "Displacement",
+    "ElasticEntropySGD",
     "EntropyModel",
     "EntropySGD",
     "ExponentialScope",

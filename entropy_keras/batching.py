@@ -187,7 +187,7 @@ def _is_labelled(batch: Any) -> bool:
 
 
 def _is_absent(leaf: Any) -> bool:
-    return leaf is None or isinstance(leaf, tf.NoneTensorSpec)
+    return leaf is None or isinstance(leaf, packing.AbsentSpec)
 
 
 def _require_labels(labelled: bool) -> None:
@@ -218,7 +218,7 @@ def symbolic_batch(arguments: dict[str, Any]) -> Any:
     else:
         names = ("x", "y", "sample_weight")
         specs = tuple(arguments.get(name) for name in names)
-    absent = tf.NoneTensorSpec | None
+    absent = packing.AbsentSpec | None
     dense = np.ndarray | tf.Tensor | tf.TensorSpec | absent
     if not all(isinstance(leaf, dense) for leaf in tf.nest.flatten(specs)):
         return None

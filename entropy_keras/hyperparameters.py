@@ -191,7 +191,7 @@ class HyperParameters:
             scope = self.scope
         step_size = self.langevin_learning_rate
         if step_size is None:
-            step_size = TIED_STEP_RATIO * float(learning_rate)
+            step_size = TIED_STEP_RATIO * schedules.number(learning_rate)
         if isinstance(scope, schedules.PerVariable):
             return
         self.sampler.check_stability(
@@ -205,7 +205,7 @@ class HyperParameters:
             What `get_config` of the optimizer holds of them.
         """
         return {
-            field.name: _serialized(getattr(self, field.name))
+            field.name: serialized(getattr(self, field.name))
             for field in dataclasses.fields(self)
         }
 
@@ -251,7 +251,15 @@ class HyperParameters:
         ]
 
 
-def _serialized(value: Any) -> Any:
+def serialized(value: Any) -> Any:
+    """Returns a value of an argument as JSON can hold it.
+
+    Args:
+        value: A number, a string, a schedule or a part of the method.
+
+    Returns:
+        What `from_config` of the optimizer takes.
+    """
     if callable(value) or hasattr(value, "get_config"):
         return keras.saving.serialize_keras_object(value)
     return value

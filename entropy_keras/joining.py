@@ -168,7 +168,7 @@ def _common_spec(*tensors: Any) -> tf.TypeSpec:
     """Returns what tensors have in common, but for their number of rows."""
     first = tensors[0]
     if first is None:
-        return tf.NoneTensorSpec()
+        return packing.AbsentSpec()
     shapes = [_shape(tensor) for tensor in tensors if tensor is not None]
     validation.require(
         len({len(shape) for shape in shapes}) == 1,
@@ -191,7 +191,7 @@ def _common_spec(*tensors: Any) -> tf.TypeSpec:
 
 def _require_alike(spec: tf.TypeSpec, tensor: Any) -> None:
     """Refuses a tensor of another shape than the first batches have."""
-    absent = isinstance(spec, tf.NoneTensorSpec)
+    absent = isinstance(spec, packing.AbsentSpec)
     alike = absent == (tensor is None)
     if alike and not absent:
         shape = _shape(tensor)

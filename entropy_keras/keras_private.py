@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from entropy_keras import packing
+
 
 def layers_within(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns a model and all layers within it, at any depth.
@@ -86,7 +88,7 @@ def batch_of_workers(iterator: Any) -> Any:
     """
 
     def symbol(spec: Any) -> Any:
-        if isinstance(spec, tf.NoneTensorSpec):
+        if isinstance(spec, packing.AbsentSpec):
             return None
         shape = [None, *spec.shape[1:]]
         return keras.KerasTensor(shape, spec.dtype.name)

@@ -16,6 +16,9 @@ import tensorflow as tf
 
 from entropy_keras import validation
 
+# `tf.NoneTensorSpec`, which older versions of TensorFlow do not export.
+AbsentSpec: Any = type(tf.type_spec_from_value(None))
+
 
 class Packed(NamedTuple):
     """K dense tensors of one rank.
@@ -166,7 +169,7 @@ def _pack_leaf(
     spec: tf.TypeSpec, tensors: Sequence[Any], pack: Callable[..., Packed]
 ) -> Any:
     """Returns tensors, packed by a function for dense ones."""
-    if isinstance(spec, tf.NoneTensorSpec):
+    if isinstance(spec, AbsentSpec):
         return None
     validation.require(
         spec.shape.rank is not None, "x", "a data set of known ranks", spec

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from entropy_keras import elastic
 from entropy_keras import entropy_sgd
 from entropy_keras import estimators
 from entropy_keras import inner_optimizer
@@ -17,9 +18,11 @@ from entropy_keras import schedules
 __all__ = [
     "diloco",
     "iclr_2017",
+    "long_loop",
     "lookahead",
     "lpf_sgd",
     "paper_v1",
+    "parle",
     "perturbed_averaging",
     "real_temperature",
     "released_code",
@@ -193,6 +196,41 @@ def diloco(**overrides: Any) -> entropy_sgd.EntropySGD:
     )
 
 
+def parle(**overrides: Any) -> elastic.ElasticEntropySGD:
+    """Parle: a chain per replica, whose anchors pull at each other.
+
+    25 inner steps; both scopes grow by 1 / (2 * 390) at each update, with 390
+    the mini-batches of an epoch of CIFAR-10: that of the chain from 0.01 to 1,
+    that between the replicas from 1 to 10. The inner learning rate is the outer
+    one, and three quarters of the mean stay at each step. Without noise.
+
+    Args:
+        **overrides: Arguments of `ElasticEntropySGD` that replace the preset's.
+
+    Returns:
+        The optimizer.
+
+    Example:
+    >>> parle(elasticity=0.5).num_langevin_steps
+    25
+
+    References:
+        Chaudhari et al., "Parle: parallelizing stochastic gradient descent",
+        arXiv:1707.00424, equation 8 and section 3.1.
+    """
+    growth = 1 / (2 * 390)
+    return elastic.ElasticEntropySGD(**{
+        "learning_rate": 0.1,
+        "scope": schedules.ExponentialScope(0.01, growth, 1.0),
+        "elasticity": schedules.ExponentialScope(1.0, growth, 10.0),
+        "num_langevin_steps": 25,
+        "langevin_learning_rate": 0.1,
+        "temperature": 0.0,
+        "averaging_rate": 0.25,
+        **overrides,
+    })
+
+
 def lpf_sgd(**overrides: Any) -> entropy_sgd.EntropySGD:
     """LPF-SGD: gradients at perturbations relative to the weights.
 
@@ -227,6 +265,34 @@ def lpf_sgd(**overrides: Any) -> entropy_sgd.EntropySGD:
         sampler=samplers.GaussianPerturbation(),
         start="stationary",
         metric="relative",
+    )
+
+
+def long_loop(**overrides: Any) -> entropy_sgd.EntropySGD:
+    """50 inner steps, and a little of the gradient at the weights themselves.
+
+    Give the layers a penalty on their weights, near
+    `keras.regularizers.L2(3e-3)`, and `learning_rate` a schedule that ends at
+    0; tune the penalty and `langevin_learning_rate` as those of SGD.
+
+    Args:
+        **overrides: Arguments of `EntropySGD` that replace the preset's.
+
+    Returns:
+        The optimizer.
+
+    Example:
+    >>> long_loop().gradients_per_update
+    51
+    """
+    return _with_overrides(
+        overrides,
+        learning_rate=0.6,
+        scope=0.3,
+        num_langevin_steps=50,
+        langevin_learning_rate=0.15,
+        temperature=0.0,
+        data_weight=0.1,
     )
 
 

@@ -217,6 +217,19 @@ def scalar(value: Any, dtype: str | tf.DType) -> tf.Tensor:
     return tf.cast(value, dtype)
 
 
+def number(value: Any) -> float:
+    """Returns a learning rate as it is now.
+
+    Args:
+        value: A number, a tensor or a variable, which under a strategy no
+            `float` takes.
+
+    Returns:
+        The number.
+    """
+    return float(keras.ops.convert_to_numpy(value))
+
+
 def check(
     value: Any,
     argument: str,

@@ -6,6 +6,7 @@ with the argument `four` on four of them.
 
 import json
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -100,6 +101,56 @@ def average_of_single_devices(make, strategy=TWO, **arguments):
             everything(both), everything(compiled(make, **arguments))
         ),
         "loss": [logs["loss"][0], float(np.mean(losses))],
+    }
+
+
+def elastic():
+    """Updates of replicas with anchors of their own, and the same by hand.
+
+    By hand, each replica is a model on one device, whose displacement is what
+    plain SGD at 1 adds to its weights.
+    """
+    rate, pull, num_updates = 0.5, 0.75, 6
+    x, y = data(num_updates)
+
+    def coupled():
+        return entropy_keras.ElasticEntropySGD(
+            rate, elasticity=pull, num_langevin_steps=STEPS, seed=3,
+            temperature=0.0,
+        )  # fmt: skip
+
+    both = compiled(coupled, TWO)
+    start = everything(both)
+    fit(both, x[: 3 * ROWS], y[: 3 * ROWS])
+    with tempfile.TemporaryDirectory() as folder:
+        both.save(f"{folder}/model.keras")
+        with TWO.scope():
+            loaded = keras.models.load_model(f"{folder}/model.keras")
+    for model in (both, loaded):
+        fit(model, x[3 * ROWS :], y[3 * ROWS :])
+    single = compiled(lambda: entropy_sgd(learning_rate=1.0))
+    mean, own = start, [start, start]
+    for first in range(0, len(x), ROWS):
+        new = []
+        for replica, weights in enumerate(own):
+            rows = slice(
+                first + replica * ROWS // 2, first + (replica + 1) * ROWS // 2
+            )
+            single.set_weights(weights)
+            single.train_on_batch(x[rows], y[rows])
+            new.append([
+                w - rate * ((w - after) + pull * (w - m))
+                for w, after, m in zip(
+                    weights, everything(single), mean, strict=True
+                )
+            ])
+        own = new
+        mean = [np.mean(each, 0) for each in zip(*own, strict=True)]
+    return {
+        "difference": distance(everything(both), mean),
+        "moved": distance(mean, start),
+        "apart": distance(own[0], own[1]),
+        "resumed": distance(everything(both), everything(loaded)),
     }
 
 
@@ -235,7 +286,7 @@ def masks():
 def last_groups():
     """Updates and losses with rows that do not divide."""
     found = []
-    for rows in (ROWS + 1, ROWS + 2, ROWS + 5):
+    for rows in (ROWS + 1, ROWS + 5):
         x, y = data(2)
         model = compiled(entropy_sgd, TWO)
         logs = fit(model, x[:rows], y[:rows])
@@ -334,11 +385,12 @@ def of_four():
 def of_two():
     return {
         "entropy": average_of_single_devices(entropy_sgd),
-        "entropy_normalized": average_of_single_devices(
-            entropy_sgd, normalize=True
-        ),
         "sharpness_aware": average_of_single_devices(sam, normalize=True),
-        "half": average_of_single_devices(entropy_sgd, policy="mixed_bfloat16"),
+        "half": average_of_single_devices(
+            lambda: entropy_sgd(langevin_learning_rate=None),
+            policy="mixed_bfloat16",
+        ),
+        "elastic": elastic(),
         "synchronized": synchronized(),
         "collectives": collectives(),
         "failure": failure(),

@@ -1,5 +1,7 @@
 """A chain with plain settings, for tests to vary, and what it must compute."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -42,6 +44,26 @@ def draw(shape, dtype, *, variable, **counter):
     """Returns the noise of one variable."""
     (key,) = noise.keys([variable], **counter)
     return noise.standard_normal(shape, dtype, key)
+
+
+@functools.cache
+def compiled_draws(shapes, dtype, seed, stream):
+    """Returns a function of update and step to the noise of all variables."""
+
+    @tf.function(reduce_retracing=True)
+    def draws(update, step):
+        return [
+            draw(
+                shape, dtype, variable=i, seed=seed, update=update, step=step,
+                stream=stream,
+            )
+            for i, shape in enumerate(shapes)
+        ]  # fmt: skip
+
+    return lambda update, step: [
+        d.numpy().astype("float64")
+        for d in draws(tf.constant(update), tf.constant(step))
+    ]
 
 
 def run(langevin, gradient, anchor, num_steps, state=None):

@@ -166,7 +166,7 @@ def test_scaling_times_what_it_says():
         )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("benchmark", ["pytorch", "curvature --epochs=0"])
 def test_a_python_without_pytorch_is_refused(benchmark):
     module, *rest = f"benchmarks.{benchmark}".split()

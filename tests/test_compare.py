@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import scipy.stats
 import sklearn.datasets
 
+from trainers import ablation
 from trainers import comparison
 from trainers import methods
 from trainers import search
@@ -74,6 +76,36 @@ def test_it_keeps_its_rules_and_goes_on(tmp_path, monkeypatch):
     assert standings.table(again) == standings.table(winners)
     # Without the time for anything new, what is whole is kept.
     assert compared(tmp_path / "other", max_minutes=1e-9) == []
+
+
+def test_what_changes_nothing_makes_no_difference(tmp_path):
+    network = sets.perceptron(64, 10, 8)
+
+    def normalized(regularizer):
+        layers = network(regularizer).layers
+        return keras.Sequential([
+            keras.Input([64]),
+            keras.layers.BatchNormalization(),
+            *layers,
+        ])
+
+    for make, settings in ((network, 2), (normalized, 3)):
+        compared = search.Comparison(
+            make, *DATA, tmp_path / str(settings), passes=3, batch_size=32,
+            jit_compile=False,
+        )  # fmt: skip
+        winners = compared.winners(["entropy_sgd"], 1, 4, 2)
+        variants = [
+            ablation.Variant("scope", "times 1", {"scope": 1.0}, {}),
+            ablation.Variant(
+                "step_size", "times 1e-3", {"step_size": 1e-3}, {}
+            ),
+            *(v for v in ablation.VARIANTS if v.factor == "recalibrate"),
+        ]
+        rows = ablation.ablate(compared, winners, variants)
+        assert len(rows) == settings
+        assert rows[0]["difference"] == rows[0]["standard_error"] == 0
+        assert rows[1]["difference"] > 10
 
 
 def made_up(errors):

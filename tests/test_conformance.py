@@ -29,9 +29,14 @@ NUM_SAMPLES = MINIBATCH * NUM_MINIBATCHES - 1  # the last one is short
 CONFIGURATIONS = {
     "defaults": lambda: EntropySGD(0.2, seed=1),
     "mean_gradient": lambda: EntropySGD(
-        0.1, estimator="mean_gradient", num_langevin_steps=2, seed=1
+        0.1,
+        estimator="mean_gradient",
+        num_langevin_steps=2,
+        share_batch=True,
+        seed=1,
     ),
-    "split_sgld": lambda: EntropySGD(
+    # On one replica it is EntropySGD, and it remembers more.
+    "elastic": lambda: entropy_keras.ElasticEntropySGD(
         0.2,
         sampler="split_sgld",
         scope=30.0,
@@ -42,20 +47,12 @@ CONFIGURATIONS = {
     "paper_v1": lambda: presets.paper_v1(
         num_langevin_steps=3, temperature=1e-8, data_weight=1.0, seed=1
     ),
-    "share_batch": lambda: EntropySGD(0.1, share_batch=True, seed=1),
     "adam": lambda: EntropySGD(
         outer_optimizer=keras.optimizers.Adam(0.01),
         scope=entropy_keras.ExponentialScope(0.03, 1e-3, 5.0),
         langevin_learning_rate=keras.optimizers.schedules.CosineDecay(0.2, 100),
         num_langevin_steps=1,
         global_clipnorm=1.0,
-        seed=1,
-    ),
-    "quiet": lambda: EntropySGD(
-        0.2,
-        estimator=entropy_keras.Displacement(subtract_noise=True),
-        metric="relative",
-        temperature=1e-3,
         seed=1,
     ),
     "adam_inside": lambda: EntropySGD(
@@ -65,7 +62,12 @@ CONFIGURATIONS = {
         seed=1,
     ),
     "sghmc": lambda: EntropySGD(
-        0.5, sampler="sghmc", metric="relative", temperature=1e-4, seed=1
+        0.5,
+        sampler="sghmc",
+        estimator=entropy_keras.Displacement(subtract_noise=True),
+        metric="relative",
+        temperature=1e-4,
+        seed=1,
     ),
     "sgnht": lambda: EntropySGD(
         0.5,

@@ -263,7 +263,9 @@ if package.__name__ == "trainers":
             "pip install 'entropy_keras[landscape]'",
         ),
         ("landscape", "entropy_keras", ""),
-        ("trainers", "trainers", "MNIST"),
+        pytest.param(
+            "trainers", "trainers", "MNIST", marks=pytest.mark.nightly
+        ),
     ],
 )
 def test_nothing_is_needed_that_is_not_declared(extra, package, said):

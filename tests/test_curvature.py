@@ -221,7 +221,7 @@ def test_the_binary_estimates_the_fisher_information(npz, tmp_path):
     assert estimates["adam"]["largest"] == pytest.approx(of_adam.max())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_binary_refuses_with_a_sentence(npz, tmp_path):
     result = run_binary(
         f"--npz={npz}",

@@ -33,7 +33,6 @@ def results():
     ("case", "tolerance"),
     [
         ("entropy", 1e-6),
-        ("entropy_normalized", 2e-6),
         ("sharpness_aware", 2e-6),
         ("half", 2e-3),  # the kernels of bfloat16 have 8 bits
     ],
@@ -51,6 +50,14 @@ def test_four_replicas_are_the_average_of_four_devices():
     for found in run("four").values():
         assert found["difference"] < 1e-6
         assert found["moved"] > 0.05
+
+
+def test_elastic_replicas_are_those_of_the_publication(results):
+    found = results["elastic"]
+    assert found["difference"] < 2e-6
+    assert found["moved"] > 0.05
+    assert found["apart"] > 0.005
+    assert found["resumed"] == 0
 
 
 def test_synchronized_chains_are_those_of_one_device(results):

@@ -174,6 +174,7 @@ def run_reference(weights, groups, arguments, sampler, outer, dtype):
         "adam": reference.OuterAdam(**ADAM),
     }[outer]
     metric = METRICS[arguments["metric"]]()
+    shapes = tuple(w.shape for w in weights)
     for update, (x, y) in enumerate(groups):
         learning_rate = learning_rate_at(update, outer)
         step_size = arguments["langevin_learning_rate"]
@@ -185,15 +186,10 @@ def run_reference(weights, groups, arguments, sampler, outer, dtype):
         if not isinstance(scope, float):
             scope = min(0.1 * 1.05**update, 2.0)
 
-        def draw(step, stream, update=update, like=tuple(weights)):
-            return [
-                langevin.draw(
-                    w.shape, tf.as_dtype(dtype), seed=arguments["seed"],
-                    update=update, step=step, variable=i,
-                    stream=stream,
-                ).numpy().astype("float64")
-                for i, w in enumerate(like)
-            ]  # fmt: skip
+        def draw(step, stream, update=update):
+            return langevin.compiled_draws(
+                shapes, tf.as_dtype(dtype), arguments["seed"], stream
+            )(update, step)
 
         def minibatch(index, x=x, y=y):
             if arguments["share_batch"]:

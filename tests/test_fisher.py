@@ -132,7 +132,11 @@ def recurrent():
 
 @pytest.mark.parametrize(
     ("build", "room"),
-    [(convolutional, None), (convolutional, 300), (recurrent, 300)],
+    [
+        (convolutional, None),
+        (convolutional, 300),
+        pytest.param(recurrent, 300, marks=pytest.mark.nightly),
+    ],
 )
 def test_equals_a_loop_over_samples(build, room, monkeypatch):
     if room:  # Three samples or so at a time.

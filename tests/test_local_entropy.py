@@ -220,9 +220,9 @@ def test_the_network_by_hand_is_that_of_keras():
         ),
         ("50 weights", INTEGRATION),
         ("double well", "monte_carlo"),
-        ("network", "monte_carlo"),
-        pytest.param(
-            "network", "importance_sampling", marks=pytest.mark.nightly
+        *(
+            pytest.param("network", method, marks=pytest.mark.nightly)
+            for method in ("monte_carlo", "importance_sampling")
         ),
     ],
 )

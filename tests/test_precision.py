@@ -49,8 +49,15 @@ def compiled(policy, layers=(), **arguments):
     return model
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "jit_compile"),
+    [
+        ("mixed_float16", True),
+        ("mixed_bfloat16", False),
+        pytest.param("mixed_float16", False, marks=pytest.mark.nightly),
+        pytest.param("mixed_bfloat16", True, marks=pytest.mark.nightly),
+    ],
+)
 def test_half_precision_follows_float32(policy, jit_compile):
     histories = {}
     for name in ("float32", policy):

@@ -17,6 +17,7 @@ PRESETS = [
     presets.diloco,
     presets.lpf_sgd,
     presets.perturbed_averaging,
+    presets.long_loop,
     presets.real_temperature,
 ]
 OURS = {"num_langevin_steps": NUM_STEPS, "seed": SEED}
@@ -60,6 +61,25 @@ def test_a_real_temperature_leaves_its_noise_out_of_the_mean():
         x = x - 0.9 * (x - mean)
         assert_moved(x, expected, start)
         x = expected
+
+
+@pytest.mark.usefixtures("_float64")
+def test_a_long_loop_follows_a_tenth_of_the_gradient_too():
+    assert presets.long_loop().minibatches_per_update == 51
+    weights, groups = train(presets.long_loop(**OURS))
+    x = weights[0]
+    for expected, batches in zip(weights[1:], groups, strict=True):
+        position = mean = start = x
+        velocity = 0.0
+        *inner, last = batches
+        for batch in inner:
+            g = gradient(position, batch)
+            velocity = 0.9 * velocity - 0.15 * g
+            move = 0.9 * velocity - 0.15 * g - 0.15 * 0.3 * (position - x)
+            position = position + move
+            mean = 0.25 * mean + 0.75 * position
+        x = x - 0.6 * (x - mean + 0.1 * gradient(x, last))
+        assert_moved(x, expected, start)
 
 
 @pytest.mark.usefixtures("_float64")

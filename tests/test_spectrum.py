@@ -111,6 +111,68 @@ def test_share_agrees_and_refuses_below_the_resolution():
         found.share_below(found.resolution / 2)
 
 
+def outliers_and_bulk():
+    """An operator with a few large eigenvalues, and its eigenvalues."""
+    eigenvalues = np.concatenate([
+        np.geomspace(1e-4, 1.0, 900), np.geomspace(1.5, 100.0, 60),
+        [-8.0, -4.0, -2.0],
+    ])  # fmt: skip
+    return aslinearoperator(random_symmetric(eigenvalues)), eigenvalues
+
+
+def test_what_stands_out_is_set_aside_and_the_rest_resolved():
+    operator, eigenvalues = outliers_and_bulk()
+    threshold = 0.1  # a thousandth of the largest
+    truth = np.mean(np.abs(eigenvalues) < threshold)
+    widths, errors = [], []
+    for num_deflated in (0, 20):
+        found = landscape.spectral_density(
+            operator, num_steps=60, num_probes=4, num_deflated=num_deflated
+        )
+        low, high = landscape.share_bounds(found, threshold)
+        share, error = found.share_below(threshold)
+        assert low - 3 * error <= truth <= high + 3 * error
+        assert low <= share <= high
+        np.testing.assert_allclose(found.weights.sum(1), 1.0)
+        trace = found.mean(lambda nodes: nodes)
+        assert abs(trace.value - eigenvalues.mean()) < 3 * trace.standard_error
+        widths.append(high - low)
+        errors.append(trace.standard_error)
+    assert found.num_deflated == 40
+    assert found.largest == pytest.approx(100.0)
+    assert found.smallest == pytest.approx(-8.0)
+    assert widths[1] < 0.4 * widths[0]
+    # The large ones, which make most of it, are known and not sampled.
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_a_space_that_is_set_aside_almost_whole():
+    operator = aslinearoperator(np.diag([3.0] * 3 + [2.0] * 6 + [1.0] * 3))
+    found = landscape.spectral_density(operator, num_deflated=3)
+    for threshold, share in ((1.5, 0.25), (2.5, 0.75)):
+        bounds = landscape.share_bounds(found, threshold)
+        np.testing.assert_allclose(bounds, share, atol=1e-9)
+        assert found.share_below(threshold).value == pytest.approx(share)
+
+
+def test_eigenvectors_are_those_of_the_operator():
+    operator, eigenvalues = outliers_and_bulk()
+    found = landscape.top_eigenvalues(
+        operator, num_eigenvalues=3, tolerance=1e-6, vectors=True
+    )
+    np.testing.assert_allclose(found.smallest, [-8, -4, -2], rtol=1e-6)
+    for values, vectors in (
+        (found.largest, found.largest_vectors),
+        (found.smallest, found.smallest_vectors),
+    ):
+        np.testing.assert_allclose(
+            operator.matmat(vectors.T), values * vectors.T, atol=2e-4
+        )
+        np.testing.assert_allclose(vectors @ vectors.T, np.eye(3), atol=1e-9)
+    plain = landscape.top_eigenvalues(operator, num_eigenvalues=3)
+    assert plain.largest_vectors is plain.smallest_vectors is None
+
+
 def test_error_of_a_mean_is_that_of_random_signs():
     matrix = random_symmetric(np.linspace(-1.0, 4.0, 60))
     found = [
@@ -172,7 +234,7 @@ def test_one_end_is_that_of_both(name):
     matrix = aslinearoperator(random_symmetric(np.array(eigenvalues)))
     both = lanczos.extremes(matrix, k, 1e-5, 300, 0)
     for end, other in (("largest", "smallest"), ("smallest", "largest")):
-        one = lanczos.extremes(matrix, k, 1e-5, 300, 0, end)
+        one = lanczos.extremes(matrix, k, 1e-5, 300, 0, ends=end)
         np.testing.assert_allclose(
             getattr(one, end), getattr(both, end), atol=1e-4
         )

@@ -63,8 +63,8 @@ VARIANTS = [
     ),
     *_choices("data_weight", [0.1, 1.0]),
     *_choices("share_batch", [True]),
+    *_choices("recalibrate", [False]),
 ]  # fmt: skip
-NO_RECALIBRATION = Variant("recalibrate", "False", {}, {"recalibrate": False})
 
 
 def ablate(
@@ -83,14 +83,21 @@ def ablate(
         variants: What to vary.
 
     Returns:
-        A row for each variant whose update fits into the budget, with the
-        difference of its test error from the winner's, over all pairs of runs.
+        A row for each variant, with the difference of its test error from the
+        winner's, over all pairs of runs. Where the network has no batch
+        normalization, no row says what it is not to recalibrate it.
 
     Raises:
         search.OutOfTimeError: If time is up.
     """
     rows = []
+    normalizes = any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        for layer in compared.build_model(None).layers
+    )
     for factor, setting, factors, choices in variants:
+        if factor == "recalibrate" and not normalizes:
+            continue
         differences, errors, losses = [], [], []
         for winner in winners:
             values = {

@@ -215,10 +215,7 @@ def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(11, 3.4), layout="constrained", width_ratios=[1, 1, 1.4]
     )
-    nodes = spectrum.nodes.reshape(-1)
-    eigenvalues = spectrum.weights.reshape(-1) * (
-        spectrum.num_parameters / len(spectrum.nodes)
-    )
+    nodes, counts = spectrum.nodes.ravel(), spectrum.counts.ravel()
     peak = 0.01 * max(np.abs(nodes).max(), 1e-12)
     for axes, low, high, title in (
         (left, min(spectrum.smallest, 0.0), 0.0, "negative tail"),
@@ -227,13 +224,11 @@ def plot(path: pathlib.Path, spectrum: landscape.Spectrum, name: str) -> None:
     ):
         axes.set(title=title, xlabel="eigenvalue")
         axes.grid(alpha=0.3)
-        inside = (low <= nodes) & (nodes <= high) & (eigenvalues > 0.0)
+        inside = (low <= nodes) & (nodes <= high) & (counts > 0.0)
         if low == high or not inside.any():
             axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
             continue
-        axes.hist(
-            nodes, np.linspace(low, high, 80), weights=eigenvalues, log=True
-        )
+        axes.hist(nodes, np.linspace(low, high, 80), weights=counts, log=True)
         axes.set_xlim(low, high)
         axes.locator_params(axis="x", nbins=5)
     left.set_ylabel("number of eigenvalues")

@@ -272,6 +272,37 @@ def _sam(knobs: Knobs, num_updates: int, choices: Mapping[str, Any]) -> Any:
     )
 
 
+def _defaults(
+    knobs: Knobs, num_updates: int, choices: Mapping[str, Any]
+) -> Any:
+    return entropy_keras.EntropySGD(
+        Annealed(knobs["learning_rate"], num_updates), seed=0, **choices
+    )
+
+
+def _long_loop(
+    knobs: Knobs, num_updates: int, choices: Mapping[str, Any]
+) -> Any:
+    return presets.long_loop(
+        learning_rate=Annealed(knobs["learning_rate"], num_updates),
+        langevin_learning_rate=lambda update: knobs["step_size"],
+        seed=0,
+        **choices,
+    )
+
+
+def _real_temperature(
+    knobs: Knobs, num_updates: int, choices: Mapping[str, Any]
+) -> Any:
+    return presets.real_temperature(
+        learning_rate=Annealed(knobs["learning_rate"], num_updates),
+        langevin_learning_rate=lambda update: knobs["step_size"],
+        temperature=lambda update: knobs["temperature"],
+        seed=0,
+        **choices,
+    )
+
+
 _RATES = {"learning_rate": (3e-3, 1.0), **_DECAY}
 _ENTROPY = {
     "learning_rate": (0.3, 3.0),
@@ -309,19 +340,33 @@ METHODS: dict[str, Method] = {
         _STEPS,
     ),
     "entropy_sgd": Method(entropy_sgd, _ENTROPY, _STEPS),
+    # The gradients at the weights themselves count too.
+    "entropy_sgd_data": Method(
+        entropy_sgd,
+        _ENTROPY,
+        {"num_langevin_steps": (5, 20, 50), "data_weight": (0.1, 1.0)},
+    ),
     "entropy_sgd_defaults": Method(
-        lambda k, n, c: entropy_keras.EntropySGD(
-            Annealed(k["learning_rate"], n), seed=0
-        ),
+        _defaults,
         {"learning_rate": (1.0, 1.0), "weight_decay": (1e-12, 1e-12)},
     ),
     # The defaults, annealed, with the penalty that SGD has: one knob.
     "entropy_sgd_decay": Method(
-        lambda k, n, c: entropy_keras.EntropySGD(
-            Annealed(k["learning_rate"], n), seed=0, **c
-        ),
-        {"learning_rate": (1.0, 1.0), **_DECAY},
-        _STEPS,
+        _defaults, {"learning_rate": (1.0, 1.0), **_DECAY}, _STEPS
+    ),
+    # As their docstrings say that they are to be tuned.
+    "long_loop": Method(
+        _long_loop,
+        {"learning_rate": (0.6, 0.6), "step_size": (3e-2, 0.5), **_DECAY},
+    ),
+    "real_temperature": Method(
+        _real_temperature,
+        {
+            "learning_rate": (0.9, 0.9),
+            "step_size": (1e-2, 0.5),
+            "temperature": (1e-4, 0.03),
+            **_DECAY,
+        },
     ),
     "entropy_sgd_warm": Method(
         lambda k, n, c: entropy_sgd(

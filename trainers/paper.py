@@ -70,6 +70,12 @@ _V1 = {
     "epoch_unit": "updates",
     "batch_size": 128,
 }
+# Section 5.3 of the first version, and the decay of All-CNN-C's own paper.
+_ALL_CNN_BN = {
+    "network": "all_cnn_bn",
+    "preprocessing": "gcn_zca",
+    "weight_decay": 1e-3,
+}
 
 
 def figure_4a() -> Experiment:
@@ -133,11 +139,6 @@ def figure_5() -> Experiment:
     Returns:
         A configuration for each method, the baseline last.
     """
-    common = {
-        "network": "all_cnn_bn",
-        "preprocessing": "gcn_zca",
-        "weight_decay": 1e-3,
-    }
     return {
         "entropy_sgd": Config(
             num_langevin_steps=20,
@@ -145,7 +146,7 @@ def figure_5() -> Experiment:
             data_weight=0.01,
             epochs=15,
             **(_V1 | {"step_fraction": 1 / 3}),
-            **common,
+            **_ALL_CNN_BN,
         ),
         "sgd": Config(
             optimizer="sgd",
@@ -155,7 +156,7 @@ def figure_5() -> Experiment:
             step_factor=5.0,
             epochs=200,
             batch_size=128,
-            **common,
+            **_ALL_CNN_BN,
         ),
     }
 
@@ -220,14 +221,9 @@ def iclr_all_cnn_bn() -> Experiment:
     Returns:
         A configuration for each method, the baseline last.
     """
-    common = {
-        "network": "all_cnn_bn",
-        "preprocessing": "gcn_zca",
-        "weight_decay": 1e-3,
-    }
     return {
         "entropy_sgd": Config(
-            temperature=5e-9, scope=0.03, epochs=160, **_ICLR, **common
+            temperature=5e-9, scope=0.03, epochs=160, **_ICLR, **_ALL_CNN_BN
         ),
         "sgd": Config(
             optimizer="sgd",
@@ -237,7 +233,7 @@ def iclr_all_cnn_bn() -> Experiment:
             step_factor=5.0,
             epochs=180,
             batch_size=128,
-            **common,
+            **_ALL_CNN_BN,
         ),
     }
 
@@ -265,14 +261,8 @@ def iclr_char_lstm() -> Experiment:
         ),
         "adam": Config(
             network="char_lstm",
-            optimizer="adam",
-            learning_rate=2e-3,
-            schedule="step",
-            step_fraction=0.3,
-            step_factor=5.0,
-            epochs=25,
-            batch_size=128,
             clipnorm=1.0,
+            **(_ADAM | {"learning_rate": 2e-3, "epochs": 25}),
         ),
     }
 

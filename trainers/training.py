@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import entropy_keras
 from entropy_keras import replicas
+from entropy_keras import schedules
 from trainers import config as config_lib
 from trainers import data
 from trainers import networks
@@ -339,7 +340,9 @@ class _Accounting(keras.callbacks.Callback):
         updates = int(self.model.optimizer.iterations.numpy())
         logs["updates"] = updates
         logs["gradient_evaluations"] = updates * self._gradients_per_update
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["learning_rate"] = schedules.number(
+            self.model.optimizer.learning_rate
+        )
         logs["seconds"] = time.monotonic() - self._start
 
 

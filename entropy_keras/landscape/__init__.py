@@ -32,6 +32,7 @@ from entropy_keras.landscape.fisher import fisher_from_adam
 from entropy_keras.landscape.flatness import flatness_report
 from entropy_keras.landscape.hessian import hessian_matrix
 from entropy_keras.landscape.lanczos import Extremes
+from entropy_keras.landscape.lanczos import share_bounds
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.pictures import layer_traces
 from entropy_keras.landscape.pictures import plot_layer_traces
@@ -123,6 +124,7 @@ __all__ = [
     "quadratic_local_entropy",
     "restricted_operator",
     "sam_sharpness",
+    "share_bounds",
     "smoothed_constants",
     "smoothed_curvature",
     "spectral_density",

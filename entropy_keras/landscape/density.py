@@ -31,6 +31,8 @@ class Spectrum:
             Lanczos quadrature of m steps it is the width of the spectrum over
             m squared; for exact spectra a multiple of the rounding error.
         method: `"exact"` or `"lanczos"`.
+        num_deflated: How many of the first nodes of each row are eigenvalues
+            that were set aside, each standing for itself; the rest ascends.
     """
 
     nodes: np.ndarray
@@ -38,6 +40,7 @@ class Spectrum:
     num_parameters: int
     resolution: float
     method: str
+    num_deflated: int = 0
 
     @property
     def largest(self) -> float:
@@ -48,6 +51,11 @@ class Spectrum:
     def smallest(self) -> float:
         """The smallest eigenvalue, or the upper bound of it that was found."""
         return float(self.nodes.min())
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many eigenvalues each node stands for: all together are n."""
+        return self.weights * (self.num_parameters / len(self.nodes))
 
     def share_below(self, threshold: float) -> Estimate:
         """Returns the share of eigenvalues smaller in magnitude than a number.
@@ -98,6 +106,9 @@ class Spectrum:
         if self.method == "lanczos":
             # Random signs see the entries beside the diagonal only, so the
             # sum of squares about the mean bounds their variance.
-            variance = ((values - mean) ** 2 * self.weights).sum() / probes
+            rest = values[:, self.num_deflated :]
+            weights = self.weights[:, self.num_deflated :]
+            center = (rest * weights).sum() / weights.sum()
+            variance = ((rest - center) ** 2 * weights).sum() / probes
             error = np.sqrt(2 * variance / (probes * self.num_parameters))
         return Estimate(float(mean), float(error))

@@ -28,6 +28,9 @@ class Extremes(NamedTuple):
         smallest_errors: Likewise.
         num_products: Hessian-vector products that it took.
         reason: What is not known of them; empty if nothing is in doubt.
+        largest_vectors: Unit eigenvectors of the k largest as rows, of shape
+            `[k, n]`, or `None` if they were not asked for.
+        smallest_vectors: Likewise.
     """
 
     largest: np.ndarray
@@ -36,10 +39,22 @@ class Extremes(NamedTuple):
     smallest_errors: np.ndarray
     num_products: int
     reason: str = ""
+    largest_vectors: np.ndarray | None = None
+    smallest_vectors: np.ndarray | None = None
+
+
+# Relative error allowed of eigenvalues that are set aside, and the products for
+# each of them.
+_DEFLATED_TOLERANCE = 1e-5
+_DEFLATED_PRODUCTS = 20
 
 
 def density(
-    operator: LinearOperator, num_steps: int, num_probes: int, seed: int
+    operator: LinearOperator,
+    num_steps: int,
+    num_probes: int,
+    seed: int,
+    num_deflated: int = 0,
 ) -> Spectrum:
     """Returns the spectral density of an operator; see `spectral_density`.
 
@@ -48,6 +63,7 @@ def density(
         num_steps: Lanczos steps.
         num_probes: Random vectors.
         seed: Seed of them.
+        num_deflated: Eigenvalues at each end to set aside first.
 
     Returns:
         The density.
@@ -56,11 +72,47 @@ def density(
         ValueError: If a count is out of its range.
     """
     check_counts(num_steps, num_probes)
-    return quadrature(runs(operator, num_steps, num_probes, seed), num_steps)
+    (count, _) = operator.shape
+    require(
+        is_integer(num_deflated, 0) and 4 * num_deflated <= count,
+        "num_deflated",
+        f"a non-negative integer, at most a quarter of the {count} weights",
+        num_deflated,
+    )
+    if not num_deflated:
+        found = runs(operator, num_steps, num_probes, seed)
+        return quadrature(found, num_steps)
+    pairs = _eigenpairs(
+        operator,
+        num_deflated,
+        num_deflated,
+        _DEFLATED_TOLERANCE,
+        max(500, _DEFLATED_PRODUCTS * 2 * num_deflated),
+        seed,
+    )
+    at_ends = np.r_[:num_deflated, -num_deflated:0]
+    known, errors, beside = (found[at_ends] for found in pairs[:3])
+    rest = quadrature(
+        runs(operator, num_steps, num_probes, seed, beside), num_steps
+    )
+    share = 1 - len(known) / count
+    shape = [num_probes, len(known)]
+    return Spectrum(
+        np.hstack([np.broadcast_to(known, shape), rest.nodes]),
+        np.hstack([np.full(shape, 1 / count), share * rest.weights]),
+        count,
+        max(rest.resolution, float(errors.max())),
+        "lanczos",
+        len(known),
+    )
 
 
 def runs(
-    operator: LinearOperator, num_steps: int, num_probes: int, seed: int
+    operator: LinearOperator,
+    num_steps: int,
+    num_probes: int,
+    seed: int,
+    beside: np.ndarray | None = None,
 ) -> Iterator["Lanczos"]:
     """Yields runs from random signs, one after another.
 
@@ -69,16 +121,18 @@ def runs(
         num_steps: Steps of each; there is room for as many again.
         num_probes: How many.
         seed: Seed of the signs.
+        beside: Orthonormal rows that all vectors are kept orthogonal to.
 
     Yields:
         A run that has made its steps.
     """
     (count, _) = operator.shape
+    space = count - (0 if beside is None else len(beside))
     rng = np.random.default_rng(seed)
     for _ in range(num_probes):
         start = rng.choice([-1.0, 1.0], count)
-        run = Lanczos(operator, start, min(2 * num_steps, count))
-        run.advance(min(num_steps, count))
+        run = Lanczos(operator, start, min(2 * num_steps, space), beside)
+        run.advance(min(num_steps, space))
         yield run
 
 
@@ -95,7 +149,7 @@ def quadrature(probes: Iterable["Lanczos"], num_steps: int) -> Spectrum:
     found = []
     for run in probes:
         values, rows, _ = run.ritz(num_steps)
-        count = run.dimension
+        count = run.space
         # A space that was exhausted early leaves nodes of no weight.
         rest = min(num_steps, count) - len(values)
         weights = np.pad(rows[0] ** 2, (0, rest))
@@ -137,7 +191,9 @@ def extremes(
     tolerance: float,
     max_steps: int,
     seed: int,
+    *,
     ends: str = "both",
+    vectors: bool = False,
 ) -> Extremes:
     """Returns the ends of an operator's spectrum; see `top_eigenvalues`.
 
@@ -148,18 +204,57 @@ def extremes(
         max_steps: Limit of products.
         seed: Seed of the first vector.
         ends: One of `ENDS`.
+        vectors: Whether to return the eigenvectors.
 
     Returns:
         The ends.
     """
-    (count, _) = operator.shape
     low, high = k * (ends != "largest"), k * (ends != "smallest")
+    pairs = _eigenpairs(operator, low, high, tolerance, max_steps, seed)
+    top = slice(max(len(pairs.values) - high, 0), None)
+    return Extremes(
+        pairs.values[top][::-1],
+        pairs.values[:low],
+        pairs.errors[top][::-1],
+        pairs.errors[:low],
+        pairs.num_products,
+        pairs.reason,
+        pairs.vectors[top][::-1].copy() if vectors else None,
+        pairs.vectors[:low].copy() if vectors else None,
+    )
+
+
+class _Eigenpairs(NamedTuple):
+    """Eigenvalues, ascending, and unit vectors, with what `Extremes` has."""
+
+    values: np.ndarray
+    errors: np.ndarray
+    vectors: np.ndarray
+    num_products: int
+    reason: str
+
+
+def _eigenpairs(
+    operator: LinearOperator,
+    low: int,
+    high: int,
+    tolerance: float,
+    max_steps: int,
+    seed: int,
+) -> _Eigenpairs:
+    """Finds at least so many of the smallest and largest; see `extremes`.
+
+    Returns:
+        The smallest first and the largest last.
+    """
+    (count, _) = operator.shape
+    k = max(low, high)
     rng = np.random.default_rng(seed)
-    values, errors, vectors = np.zeros(0), np.zeros(0), np.zeros([0, count])
+    values, errors, known = np.zeros(0), np.zeros(0), np.zeros([0, count])
     products, reason = 0, ""
     while True:
-        room = min(max_steps - products, count - len(vectors))
-        run = Lanczos(operator, rng.standard_normal(count), room, vectors)
+        room = min(max_steps - products, count - len(known))
+        run = Lanczos(operator, rng.standard_normal(count), room, known)
         found, scale = np.sort(values), np.abs(values).max(initial=0.0)
         # Beyond these nothing may be left.
         inner = None
@@ -174,7 +269,7 @@ def extremes(
         products += run.steps
         scale = max(scale, np.abs(new).max())
         slack = tolerance * scale
-        is_whole = run.steps == count - len(vectors)
+        is_whole = run.steps == run.space
         is_cut = run.finished and products == max_steps and not is_whole
         # One run sees one copy of each eigenvalue. The next one starts beside
         # what was found, where the twins show: it goes on until none does.
@@ -187,7 +282,7 @@ def extremes(
             values = np.append(values, new[kept])
             doubt = errors.max(initial=0.0)
             errors = np.append(errors, np.hypot(new_errors[kept], doubt))
-            vectors = np.vstack([vectors, run.vectors(rows[:, kept])])
+            known = np.vstack([known, run.vectors(rows[:, kept])])
         if is_cut and k > 1:
             reason = (
                 f"{products} products do not tell how often an eigenvalue "
@@ -198,15 +293,7 @@ def extremes(
     order = np.argsort(values)
     values = values[order]
     errors = errors[order] + relative_precision(operator) * scale
-    top = slice(max(len(values) - high, 0), None)
-    return Extremes(
-        values[top][::-1],
-        values[:low],
-        errors[top][::-1],
-        errors[:low],
-        products,
-        reason,
-    )
+    return _Eigenpairs(values, errors, known[order], products, reason)
 
 
 def _run_to_ends(
@@ -291,8 +378,14 @@ def share_bounds(spectrum: Spectrum, threshold: float) -> tuple[float, float]:
         weights bound the distribution by Chebyshev, Markov and Stieltjes.
     """
     total = np.zeros(2)
-    for nodes, weights in zip(spectrum.nodes, spectrum.weights, strict=True):
-        if len(nodes) == spectrum.num_parameters or not weights.all():
+    aside = spectrum.num_deflated
+    space = spectrum.num_parameters - aside
+    for all_nodes, all_weights in zip(
+        spectrum.nodes, spectrum.weights, strict=True
+    ):
+        total += all_weights[:aside] @ (np.abs(all_nodes[:aside]) < threshold)
+        nodes, weights = all_nodes[aside:], all_weights[aside:]
+        if len(nodes) == space or not weights.all():
             total += weights[np.abs(nodes) < threshold].sum()  # All is known.
             continue
         # Lanczos of the nodes themselves gives their recurrence back.
@@ -300,7 +393,8 @@ def share_bounds(spectrum: Spectrum, threshold: float) -> tuple[float, float]:
         run = Lanczos(operator, np.sqrt(weights), len(nodes))
         run.advance(len(nodes))
         low, high = run.distribution(-threshold), run.distribution(threshold)
-        total += high[0] - low[1], high[1] - low[0]
+        share = weights.sum()
+        total += share * (high[0] - low[1]), share * (high[1] - low[0])
     lower, upper = np.clip(total / len(spectrum.nodes), 0.0, 1.0)
     return float(lower), float(upper)
 
@@ -332,6 +426,7 @@ class Lanczos:
         self._basis[0] = start / np.linalg.norm(start)
         self._diagonal = np.zeros(max_steps)
         self._beside = np.zeros(max_steps)
+        self.space = self.dimension - len(self._known)
         self._max_steps = max_steps
         self.steps = 0
         self.finished = False

@@ -59,9 +59,8 @@ def plot_spectra(spectra: Mapping[str, Spectrum]) -> Any:
     for axes, edges in bins.items():
         for name, spectrum in spectra.items():
             axes.hist(
-                spectrum.nodes.reshape(-1), edges, histtype="step",
-                weights=spectrum.weights.reshape(-1)
-                * (spectrum.num_parameters / len(spectrum.nodes)),
+                spectrum.nodes.ravel(), edges, histtype="step",
+                weights=spectrum.counts.ravel(),
                 label=f"{name}: {spectrum.smallest:.3g} to "
                 f"{spectrum.largest:.3g}",
             )  # fmt: skip

@@ -180,9 +180,9 @@ class FlatnessReport:
             return
         threshold = self.threshold
         _, low, high, _ = self.near_zero
-        nodes = self.spectrum.nodes.reshape(-1)
-        counts = self.spectrum.weights.reshape(-1) * (
-            self.num_parameters / len(self.spectrum.nodes)
+        nodes, counts = (
+            self.spectrum.nodes.ravel(),
+            self.spectrum.counts.ravel(),
         )
         reach = max(np.abs(nodes).max(), 2.0 * threshold)
         outer = np.geomspace(threshold, 1.1 * reach, 15)

@@ -100,6 +100,7 @@ def top_eigenvalues(
     max_steps: int = 500,
     seed: int = 0,
     ends: str = "both",
+    vectors: bool = False,
     **options: Any,
 ) -> Extremes:
     """Computes the largest and the smallest eigenvalues of the Hessian.
@@ -119,6 +120,8 @@ def top_eigenvalues(
         ends: `"both"`, or the one that matters, `"largest"` or `"smallest"`,
             which takes a third of the products where the other end is crowded,
             as the negative one of networks is.
+        vectors: Whether to return the eigenvectors too, each as large as the
+            weights and in their order.
         **options: `batch_size` and `training`.
 
     Returns:
@@ -155,7 +158,9 @@ def top_eigenvalues(
         max_steps,
     )
     require(ends in ENDS, "ends", f"one of {ENDS}", ends)
-    return extremes(operator, k, tolerance, max_steps, seed, ends)
+    return extremes(
+        operator, k, tolerance, max_steps, seed, ends=ends, vectors=vectors
+    )
 
 
 def spectral_density(
@@ -166,6 +171,7 @@ def spectral_density(
     num_steps: int = 100,
     num_probes: int = 4,
     seed: int = 0,
+    num_deflated: int = 0,
     **options: Any,
 ) -> Spectrum:
     """Estimates the density of the Hessian's spectrum.
@@ -174,7 +180,10 @@ def spectral_density(
     times `num_probes` Hessian-vector products, whatever the size of the
     network. The ends come out to many digits. What lies closer to zero than the
     resolution, the width of the spectrum over the square of the steps, is
-    blurred, and `share_below` refuses to count it.
+    blurred, and `share_below` refuses to count it; `share_bounds` tells what is
+    known of it all the same, and more steps are the cheapest way to know more.
+    Eigenvalues that stand out make that width, and most of the error of the
+    trace and of other means: set aside by `num_deflated`, they are exact.
 
     Args:
         model: A model with data, an `Objective`, or any symmetric operator:
@@ -184,6 +193,9 @@ def spectral_density(
         num_steps: Lanczos steps, at least 2.
         num_probes: Random vectors, at least 1.
         seed: Seed of them.
+        num_deflated: How many eigenvalues at each end to find first, with
+            `top_eigenvalues`, and to set aside; at most a quarter of the
+            weights. Each takes 20 products or so, and memory as the weights.
         **options: `batch_size` and `training`.
 
     Returns:
@@ -207,7 +219,7 @@ def spectral_density(
         density", arXiv:1901.10159.
     """
     operator = symmetric_operator(model, data, loss, **options)
-    return density(operator, num_steps, num_probes, seed)
+    return density(operator, num_steps, num_probes, seed, num_deflated)
 
 
 def exact(matrix: np.ndarray, overwrite: bool = False) -> Spectrum:
