@@ -234,7 +234,7 @@ def test_one_end_is_that_of_both(name):
     matrix = aslinearoperator(random_symmetric(np.array(eigenvalues)))
     both = lanczos.extremes(matrix, k, 1e-5, 300, 0)
     for end, other in (("largest", "smallest"), ("smallest", "largest")):
-        one = lanczos.extremes(matrix, k, 1e-5, 300, 0, end)
+        one = lanczos.extremes(matrix, k, 1e-5, 300, 0, ends=end)
         np.testing.assert_allclose(
             getattr(one, end), getattr(both, end), atol=1e-4
         )

@@ -295,7 +295,7 @@ class Chains:
         scaled.precision = hessian.precision
         if not np.isfinite(scaled.matvec(position.numpy())).all():
             return np.nan
-        found = extremes(scaled, 1, 1e-2, 100, seed, "largest")
+        found = extremes(scaled, 1, 1e-2, 100, seed, ends="largest")
         return float(found.largest[0] + found.largest_errors[0])
 
     def _over_data(self, function: Callable[..., tf.Tensor]) -> Any:

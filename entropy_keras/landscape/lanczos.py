@@ -85,6 +85,7 @@ def density(
     pairs = _eigenpairs(
         operator,
         num_deflated,
+        num_deflated,
         _DEFLATED_TOLERANCE,
         max(500, _DEFLATED_PRODUCTS * 2 * num_deflated),
         seed,
@@ -190,8 +191,8 @@ def extremes(
     tolerance: float,
     max_steps: int,
     seed: int,
-    ends: str = "both",
     *,
+    ends: str = "both",
     vectors: bool = False,
 ) -> Extremes:
     """Returns the ends of an operator's spectrum; see `top_eigenvalues`.
@@ -208,25 +209,19 @@ def extremes(
     Returns:
         The ends.
     """
-    pairs = _eigenpairs(operator, k, tolerance, max_steps, seed, ends)
-    low, high = _wanted(k, ends)
-    bottom = slice(low)
-    top = slice(-1, -high - 1, -1)
+    low, high = k * (ends != "largest"), k * (ends != "smallest")
+    pairs = _eigenpairs(operator, low, high, tolerance, max_steps, seed)
+    top = slice(max(len(pairs.values) - high, 0), None)
     return Extremes(
-        pairs.values[top],
-        pairs.values[bottom],
-        pairs.errors[top],
-        pairs.errors[bottom],
+        pairs.values[top][::-1],
+        pairs.values[:low],
+        pairs.errors[top][::-1],
+        pairs.errors[:low],
         pairs.num_products,
         pairs.reason,
-        pairs.vectors[top].copy() if vectors else None,
-        pairs.vectors[bottom].copy() if vectors else None,
+        pairs.vectors[top][::-1].copy() if vectors else None,
+        pairs.vectors[:low].copy() if vectors else None,
     )
-
-
-def _wanted(k: int, ends: str) -> tuple[int, int]:
-    """Returns how many of the smallest and of the largest are wanted."""
-    return k * (ends != "largest"), k * (ends != "smallest")
 
 
 class _Eigenpairs(NamedTuple):
@@ -241,19 +236,19 @@ class _Eigenpairs(NamedTuple):
 
 def _eigenpairs(
     operator: LinearOperator,
-    k: int,
+    low: int,
+    high: int,
     tolerance: float,
     max_steps: int,
     seed: int,
-    ends: str = "both",
 ) -> _Eigenpairs:
-    """Finds at least k eigenvalues at the ends; see `extremes`.
+    """Finds at least so many of the smallest and largest; see `extremes`.
 
     Returns:
-        The k smallest first and the k largest last.
+        The smallest first and the largest last.
     """
     (count, _) = operator.shape
-    low, high = _wanted(k, ends)
+    k = max(low, high)
     rng = np.random.default_rng(seed)
     values, errors, known = np.zeros(0), np.zeros(0), np.zeros([0, count])
     products, reason = 0, ""

@@ -78,7 +78,7 @@ def fisher_operator(
     >>> fisher = landscape.fisher_operator(
     ...     model, data, "binary_crossentropy", kind="true"
     ... )
-    >>> fisher @ np.eye(3, dtype="float32")
+    >>> np.round(fisher @ np.eye(3, dtype="float32"), 3)
     array([[0.125, 0.   , 0.125],
            [0.   , 0.125, 0.125],
            [0.125, 0.125, 0.25 ]], dtype=float32)

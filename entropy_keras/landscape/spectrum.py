@@ -159,7 +159,7 @@ def top_eigenvalues(
     )
     require(ends in ENDS, "ends", f"one of {ENDS}", ends)
     return extremes(
-        operator, k, tolerance, max_steps, seed, ends, vectors=vectors
+        operator, k, tolerance, max_steps, seed, ends=ends, vectors=vectors
     )
 
 
