@@ -21,6 +21,8 @@ LANDSCAPE = [
 # Of `trainers` and `docs/gallery`, which lie beside the package.
 TRAINERS = [
     *LANDSCAPE,
+    # TensorFlow Datasets needs a newer protobuf than 2.19 allows.
+    "tensorflow>=2.20",
     "absl-py>=2.1",
     # TensorFlow Datasets imports it and does not say so.
     "importlib_resources>=6",
@@ -49,19 +51,23 @@ setuptools.setup(
         "Intended Audience :: Science/Research",
         "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
     # The trainers run from a checkout and are not installed.
     packages=setuptools.find_packages(include=["entropy_keras*"]),
     package_data={"entropy_keras": ["py.typed"]},
-    python_requires=">=3.11",
-    install_requires=["keras>=3.15", "numpy>=1.26", "tensorflow>=2.21"],
+    python_requires=">=3.10",
+    # `.ci/versions` runs tests beside the oldest of these, and the newest.
+    install_requires=["keras>=3.12", "numpy>=1.26", "tensorflow>=2.18"],
     extras_require={
         "landscape": LANDSCAPE,
         "trainers": TRAINERS,
-        "cuda": ["tensorflow[and-cuda]>=2.21"],
+        "cuda": ["tensorflow[and-cuda]>=2.18"],
         "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "test": [
             *TRAINERS,

@@ -576,12 +576,9 @@ def test_data_of_no_labels(absent):
     data = slices(SAMPLES).map(absent)
     pairs = slices(SAMPLES, SAMPLES)
     assert [
-        keras.utils.unpack_x_y_sample_weight(group)[0].tolist()
-        for group in batching.group_dataset(data, 2).as_numpy_iterator()
-    ] == [
-        x.tolist()
-        for x, _ in batching.group_dataset(pairs, 2).as_numpy_iterator()
-    ]
+        keras.utils.unpack_x_y_sample_weight(group)[0].numpy().tolist()
+        for group in batching.group_dataset(data, 2)
+    ] == [x.numpy().tolist() for x, _ in batching.group_dataset(pairs, 2)]
     for kind in (
         lambda: data,
         lambda: iter([absent(SAMPLES)]),

@@ -42,6 +42,34 @@ def claims_of_calibration(rows):
     assert errors["averaged at 1 / N"] < errors["the weights"]
 
 
+def claims_of_transfer(rows):
+    updates = {n: row.get("updates") for n, row in rows.items()}
+    assert updates["frozen base, SGD"] == 400
+    assert updates["frozen base, Entropy-SGD"] == 80
+    errors = {n: row.get("test error") for n, row in rows.items()}
+    for name in ("frozen base, SGD", "frozen base, Entropy-SGD"):
+        assert errors[name] < errors["no base, Adam"] - 15
+    assert rows["the frozen base"]["weights changed"] == 0
+
+
+def claims_of_text(rows):
+    adam, *inside, sgd = rows.values()
+    for row in inside:
+        assert abs(row["test error"] - adam["test error"]) < 1.5
+        assert row["updates"] * 4 < adam["updates"]
+        assert row["test error"] < sgd["test error"] - 4
+
+
+def claims_of_two_workers(rows):
+    assert [row["exchanges"] for row in rows.values()] == [400, 80, 20]
+    for row in rows.values():
+        sent = 4e-6 * 4810 * row["exchanges"]
+        assert row["MB from each worker"] == pytest.approx(sent, abs=0.01)
+    errors = [row["test error"] for row in rows.values()]
+    assert max(errors) - min(errors) < 1.5
+    assert max(errors) < 4
+
+
 def claims_of_curvature(rows):
     small, large, layer, _ = rows.values()
     for row in (small, large):

@@ -31,6 +31,9 @@ RULES = {
     ),
 }
 
+if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
+    del RULES["muon"]  # Keras's own does not run on TensorFlow there
+
 
 def variables():
     return [

@@ -114,6 +114,14 @@ def test_a_block_is_that_of_the_matrix():
         block @ np.eye(14), expected, rtol=1e-5, atol=1e-7
     )
     assert landscape.trace(block).value == pytest.approx(np.trace(expected))
+    shuffled = [41, 3, 36]
+    block = landscape.restricted_operator(
+        landscape.hessian_operator(model, data), shuffled
+    )
+    np.testing.assert_allclose(
+        block @ np.eye(3), hessian[np.ix_(shuffled, shuffled)],
+        rtol=1e-5, atol=1e-7,
+    )  # fmt: skip
     kernel = landscape.weight_indices(model, [layer.kernel])
     assert kernel.tolist() == list(range(36, 48))
 

@@ -39,6 +39,31 @@ def test_the_constants_of_the_first_version():
     assert sgd.step_fraction * sgd.epochs == 60
 
 
+def test_the_constants_of_the_later_version():
+    experiments = {
+        "mnistfc": paper.iclr_mnistfc(),
+        "lenet": paper.iclr_lenet(),
+        "all_cnn_bn": paper.iclr_all_cnn_bn(),
+        "char_lstm": paper.iclr_char_lstm(),
+    }
+    for name, experiment in experiments.items():
+        ours, baseline = experiment.values()
+        assert ours.num_langevin_steps == (5 if name == "char_lstm" else 20)
+        assert ours.langevin_learning_rate == 0.1
+        assert ours.averaging_rate == 0.75
+        assert ours.scope_growth == 1e-3
+        noise, scope = {
+            "mnistfc": (1e-3, 1e-4),
+            "lenet": (1e-3, 1e-4),
+            "all_cnn_bn": (1e-4, 0.03),
+            "char_lstm": (1e-4, 0.01),
+        }[name]
+        assert ours.temperature == pytest.approx(noise**2 / 2)
+        assert ours.scope == scope
+        assert ours.weight_decay == (1e-3 if name == "all_cnn_bn" else None)
+        assert baseline.optimizer == ("sgd" if name == "all_cnn_bn" else "adam")
+
+
 def tiny(tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(96) % 2

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import quadratic
+from matplotlib.axes import Axes
 
 from entropy_keras import landscape
 
@@ -47,7 +48,14 @@ def test_traces_of_variables_are_those_of_the_blocks():
     assert widths == pytest.approx([t.value for t in found.values()] * 2)
 
 
-def test_a_path_in_a_plane_keeps_its_distances():
+def test_a_path_in_a_plane_keeps_its_distances(monkeypatch):
+    contours = []
+
+    def watched(axes, *arguments, contourf=Axes.contourf, **options):
+        contours.append(arguments)
+        return contourf(axes, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "contourf", watched)
     model = quadratic.dense([2], (1, None))
     rng = np.random.default_rng(0)
     data = rng.normal(size=[20, 2]), rng.normal(size=[20, 1])
@@ -67,6 +75,15 @@ def test_a_path_in_a_plane_keeps_its_distances():
     ]
     assert sum(shares) == pytest.approx(100, abs=0.1)
     assert "log10 of the loss" in colors.get_ylabel()
+    # The weights at each point of the picture, by where the path lies in it.
+    ones = np.ones([len(places), 1])
+    plane, *_ = np.linalg.lstsq(np.hstack([places, ones]), points, rcond=None)
+    ((first, second, heights, *_),) = contours
+    grid = np.stack(np.meshgrid(first, second), -1).reshape(-1, 2)
+    weights = np.hstack([grid, np.ones([len(grid), 1])]) @ plane
+    losses = np.mean((data[0] @ weights.T - data[1]) ** 2, 0)
+    expected = np.log10(losses - losses.min() + 1e-3 * np.ptp(losses))
+    np.testing.assert_allclose(heights.ravel(), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(

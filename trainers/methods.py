@@ -327,7 +327,7 @@ METHODS: dict[str, Method] = {
     ),
     "adamw": Method(
         _adam(keras.optimizers.AdamW),
-        {"learning_rate": (3e-4, 3e-2), "weight_decay": (1e-4, 10.0)},
+        {"learning_rate": (3e-4, 0.1), "weight_decay": (1e-4, 10.0)},
         decay="decoupled",
     ),
     "sam": Method(_sam, _RATES, {"radius": (0.02, 0.05, 0.1, 0.2, 0.5)}),

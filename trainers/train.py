@@ -5,7 +5,9 @@ ships, in about a minute and a half on two cores, to about 98 % test accuracy:
 
     python -m trainers.train
 
-Started again with the same flags, an interrupted run goes on where it was.
+Ctrl-C, or a kill, loses the epoch that is under way and nothing else: the last
+whole one lies in `checkpoint.npz` of `--workdir`. The same command goes on from
+there; the tables and the model are written when all epochs are done.
 """
 
 import dataclasses
