@@ -73,8 +73,8 @@ def network():
 
 # %% [markdown]
 # The learning rate stays Adam's; its schedule becomes that of the outer step.
-# Adam's moments go on from update to update. The last run is the mistake to
-# make: the default inner loop is SGD, at a learning rate that suits images.
+# Adam's moments go on from update to update. The last run makes a mistake that
+# is easily made: by default the inner loop is SGD, with a step size for images.
 
 # %%
 cosine = keras.optimizers.schedules.CosineDecay
