@@ -184,7 +184,8 @@ class Chain:
                     anchor, normals, self.settings, strict=True
                 )
             ]
-        drawn = self._normals(anchor, self._keys(0, _STARTS))
+        draws = self.sampler.draws_at_start
+        drawn = self._normals(anchor, self._keys(0, _STARTS) if draws else [])
         path: Any = ()
         if self.estimator.subtract_noise and self._is_noisy:
             offset = [p - x for p, x in zip(position, anchor, strict=True)]

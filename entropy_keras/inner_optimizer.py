@@ -126,6 +126,10 @@ class InnerOptimizer(kinetics.Sampler):
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:  # noqa: D102
         return self._initial_state(variables) if self.persistent else ()
 
+    @property
+    def draws_at_start(self) -> bool:  # noqa: D102
+        return False
+
     def start(  # noqa: D102
         self,
         position: Tensors,

@@ -54,6 +54,11 @@ class Sampler(parts.Part, abc.ABC):
     uses_gradient: bool = True
 
     @property
+    def draws_at_start(self) -> bool:
+        """Whether `start` looks at its noise, which is drawn if so."""
+        return True
+
+    @property
     def samples_gibbs_law(self) -> bool:
         """Whether it samples the Gibbs law of the loss as it is."""
         return self.uses_gradient

@@ -118,8 +118,10 @@ def standard_normal(
 
 
 # A function of its own, since its graph of a hundred operations is then made
-# once for each shape, not once for each variable and inner step.
-@tf.function(autograph=False)
+# once for each shape, not once for each variable and inner step; and it stays
+# one, since a network of 150 variables took twenty seconds to optimize where it
+# was put in place of each call.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _rows_of_normals(
     first: tf.Tensor, second: tf.Tensor, rows: int, columns: int, double: bool
 ) -> tf.Tensor:

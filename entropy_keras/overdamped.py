@@ -59,6 +59,10 @@ class SGLD(kinetics.ElementwiseSampler):
         """Whether the loss counts once, as it does without momentum alone."""
         return not self.momentum
 
+    @property
+    def draws_at_start(self) -> bool:  # noqa: D102
+        return False
+
     def begin(  # noqa: D102
         self, position: tf.Tensor, noise: tf.Tensor | None, setting: Setting
     ) -> tuple[tf.Tensor, ...]:
@@ -159,6 +163,10 @@ class SplitSGLD(kinetics.ElementwiseSampler):
             self.average_noise,
         )
 
+    @property
+    def draws_at_start(self) -> bool:  # noqa: D102
+        return self.average_noise
+
     def begin(  # noqa: D102
         self, position: tf.Tensor, noise: tf.Tensor | None, setting: Setting
     ) -> tuple[tf.Tensor, ...]:
@@ -231,6 +239,10 @@ class GaussianPerturbation(kinetics.ElementwiseSampler):
 
     default_step_size = None
     uses_gradient = False
+
+    @property
+    def draws_at_start(self) -> bool:  # noqa: D102
+        return False
 
     def check_step_size(self, step_size: float | None) -> None:  # noqa: D102
         validation.require(

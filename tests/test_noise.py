@@ -286,3 +286,20 @@ def test_noise_of_a_chain_has_the_stated_deviation(temperature):
     expected = (8 * step_size * temperature) ** 0.5
     # A deviation over n draws has relative error 1 / sqrt(2 n).
     assert abs(deviation / expected - 1) < 4.5 / (2 * size) ** 0.5
+
+
+def test_a_draw_is_one_operation_of_the_graph():
+    # In place of each call its hundred take long to optimize.
+    @tf.function
+    def draws():
+        return [draw(5), draw(5, variable=1)]
+
+    graph = draws.get_concrete_function().graph.as_graph_def()
+    assert sum(node.op.endswith("PartitionedCall") for node in graph.node) == 2
+    (function,) = (
+        f
+        for f in graph.library.function
+        if "rows_of_normals" in f.signature.name
+    )
+    assert len(function.node_def) > 50
+    assert function.attr["_noinline"].b
