@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterator
 
 # Before NumPy is imported: on a busy machine, threads of BLAS that wait for
 # each other make small eigenvalue problems a hundred times slower.
@@ -27,6 +28,14 @@ def _examples_namespace(doctest_namespace: dict[str, object]) -> None:
     doctest_namespace.update(
         entropy_keras=entropy_keras, keras=keras, np=np, tf=tf
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tidy_heap() -> Iterator[None]:
+    # What a file leaves behind would be searched in all those after it.
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
