@@ -138,6 +138,10 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             Defaults to plain `SGD` at `learning_rate`.
         chains: `"per_replica"` or `"synchronized"`; see
             `MultiGradientOptimizer`.
+        groups_per_update: In how many groups `fit` loads the mini-batches of an
+            update, a divisor of `num_langevin_steps`: the chain goes on from
+            one to the next. For long inner loops on a `tf.data.Dataset`, with
+            `data_weight=0` and without diagnostics.
         clipnorm: Largest norm of the gradient of each variable. Clipping acts
             on each gradient of the loss, in the inner loop and outside of it.
         clipvalue: Largest absolute value of each entry of a gradient.
@@ -181,6 +185,7 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
         *values: Any,
         outer_optimizer: keras.optimizers.Optimizer | None = None,
         chains: str = "per_replica",
+        groups_per_update: int = 1,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
@@ -192,6 +197,7 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             learning_rate,
             outer_optimizer=outer_optimizer,
             chains=chains,
+            groups_per_update=groups_per_update,
             clipnorm=clipnorm,
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
@@ -199,6 +205,14 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             **outer,
         )
         self.hyperparameters = chosen
+        if groups_per_update > 1:
+            validation.require(
+                not (chosen.data_weight or chosen.diagnostics),
+                "groups_per_update",
+                "1 with a data_weight or diagnostics, which need a gradient "
+                "outside of the chain",
+                groups_per_update,
+            )
         if outer_optimizer is None:
             chosen.check_stability(self.learning_rate)
             _warn_of_a_small_share(learning_rate, chosen)

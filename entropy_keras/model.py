@@ -10,6 +10,7 @@ from entropy_keras import batching
 from entropy_keras import compilation
 from entropy_keras import guard
 from entropy_keras import keras_private
+from entropy_keras import legs
 from entropy_keras import multi_gradient
 from entropy_keras import passes
 from entropy_keras import replicas
@@ -50,6 +51,7 @@ class EntropyModel(keras.Model):
     2
     """
 
+    train_function: Any  # Keras's, for each update of `fit`
     _jit_argument: Any = "auto"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -140,6 +142,7 @@ class EntropyModel(keras.Model):
         if optimizer is not None:
             replicas.check_scope(self)
             replicas.check(self, self._jit_argument, optimizer.chains)
+            legs.check(self, optimizer)
             if self._jit_argument == "auto":
                 compilation.choose(self)
         self._entrust_states()
@@ -238,9 +241,10 @@ class EntropyModel(keras.Model):
         if optimizer is not None:
             replicas.check_scope(self)
             replicas.check_data(self, x)
+            legs.whole_updates(bound.arguments, optimizer)
             if batching.group_fit_arguments(
                 bound.arguments,
-                optimizer.minibatches_per_update,
+                optimizer.minibatches_per_group,
                 needs_labels=self.loss is not None,
             ):
                 replicas.check_packed(self, x)
@@ -257,6 +261,12 @@ class EntropyModel(keras.Model):
         optimizer = self._multi_gradient() if self.compiled else None
         if optimizer is not None:
             replicas.check_group(self, bound.arguments["x"])
+            validation.require(
+                optimizer.groups_per_update == 1,
+                "groups_per_update",
+                "1 for `train_on_batch`, which takes one group",
+                optimizer.groups_per_update,
+            )
             if not self.optimizer.built:
                 self._build_for(bound.arguments)
         logs = super().train_on_batch(*args, **kwargs)
@@ -350,11 +360,46 @@ class EntropyModel(keras.Model):
         optimizer = self._multi_gradient()
         if optimizer is None:
             return self._shown(super().train_step(data))
-        minibatch = batching.split(data, optimizer.minibatches_per_update)
+        return self._shown(self._leg(data, optimizer))
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes what `fit` calls for each update; see `keras.Model`.
+
+        Args:
+            force: Whether to make it again.
+        """
+        optimizer = self._multi_gradient()
+        if optimizer is None or optimizer.groups_per_update == 1:
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            self.train_function = legs.train_function(
+                self,
+                optimizer.groups_per_update,
+                lambda group, leg: self._leg(group, optimizer, leg),
+            )
+
+    def _leg(
+        self,
+        group: Any,
+        optimizer: multi_gradient.MultiGradientOptimizer,
+        leg: passes.Leg | None = None,
+    ) -> Any:
+        """Makes an update from a group of mini-batches, or one leg of it.
+
+        Args:
+            group: The mini-batches.
+            optimizer: That of the model, without loss scaling around it.
+            leg: Where in an update of several groups.
+
+        Returns:
+            The logs, or what the leg hands to the next.
+        """
+        count = optimizer.minibatches_per_update // (leg.num_legs if leg else 1)
+        minibatch = batching.split(group, count)
         passes.build(self, minibatch(0))
         self._entrust_states()
         if not self.trainable_variables:
-            return self._shown(super().train_step(data))
+            return super().train_step(group)
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         gradient_at = passes.GradientAt(
@@ -362,14 +407,17 @@ class EntropyModel(keras.Model):
             minibatch,
             optimizer.clip,
             synchronized=optimizer.chains == "synchronized",
-            counts=batching.num_samples(data) > 0
+            counts=batching.num_samples(group) > 0
             if replicas.count() > 1
             else None,
             jit_compile=self._jit_argument is not False,
+            leg=leg,
         )
         change = update.compute(self, optimizer, gradient_at)
+        if isinstance(change, passes.Handed):
+            return change
         replicas.write(change.ok, change.changes, change.always)
-        return self._shown(change.logs)
+        return change.logs
 
 
 def _unpickled(content: Any) -> EntropyModel:

@@ -65,13 +65,15 @@ class GradientAt(Protocol):
 
     Attributes:
         variables: The trainable variables, for their names and shapes.
-        first: The gradients of the first call of the update.
         jit_compile: Whether what runs beside it may be compiled with XLA.
     """
 
     variables: Sequence[keras.Variable]
-    first: Tensors
     jit_compile: bool
+
+    @property
+    def first(self) -> Tensors:
+        """The gradients of the first call of the update."""
 
     def __call__(self, position: Tensors, index: Any) -> Tensors:
         """Returns the gradient of the loss, clipped as the arguments ask.
@@ -127,6 +129,11 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer, abc.ABC):
             proposal of its own from its part of each batch, and averages these:
             one all-reduce per update. `"synchronized"` averages each gradient,
             which gives the result of a single device.
+        groups_per_update: In how many groups, one after another, `fit` loads
+            the mini-batches of an update; 1 holds all of them in memory at
+            once. More are for optimizers that take each gradient in a step of
+            one `repeat`, and for a `tf.data.Dataset`; a divisor of
+            `minibatches_per_update`.
         clipnorm: Largest norm of the gradient of each variable. Clipping acts
             on each gradient of the loss.
         clipvalue: Largest absolute value of each entry of a gradient.
@@ -179,6 +186,7 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer, abc.ABC):
         *,
         outer_optimizer: keras.optimizers.Optimizer | None = None,
         chains: str = "per_replica",
+        groups_per_update: int = 1,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
@@ -200,12 +208,19 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer, abc.ABC):
         validation.require(
             chains in CHAINS, "chains", f"one of {CHAINS}", chains
         )
+        validation.require(
+            validation.is_integer(groups_per_update, 1),
+            "groups_per_update",
+            "a positive integer",
+            groups_per_update,
+        )
         super().__init__(
             learning_rate=0.0,  # never read: it is the outer optimizer's
             name=name,
             **limits,
         )
         self.chains = chains
+        self.groups_per_update = int(groups_per_update)
         self._has_default_outer = outer_optimizer is None
         self.outer_optimizer = self._checked_outer(
             outer_optimizer, {"learning_rate": learning_rate, **outer_arguments}
@@ -291,6 +306,11 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer, abc.ABC):
     def minibatches_per_update(self) -> int:
         """Mini-batches per update: what `fit` puts into one batch."""
         return self.gradients_per_update
+
+    @property
+    def minibatches_per_group(self) -> int:
+        """Mini-batches in each group that `fit` loads."""
+        return self.minibatches_per_update // self.groups_per_update
 
     @abc.abstractmethod
     def propose(
@@ -464,7 +484,10 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer, abc.ABC):
             config["outer_optimizer"] = keras.saving.serialize_keras_object(
                 self.outer_optimizer
             )
-        return config | {"chains": self.chains}
+        return config | {
+            "chains": self.chains,
+            "groups_per_update": self.groups_per_update,
+        }
 
     @classmethod
     def from_config(

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from entropy_keras import keras_private
 from entropy_keras import replicas
+from entropy_keras import validation
 
 Tensors = list[tf.Tensor]
 LossScaleOptimizer: Any = keras.optimizers.LossScaleOptimizer
@@ -100,6 +101,60 @@ def run(
     return Pass(gradients, loss, predictions, updates)
 
 
+class Report(NamedTuple):
+    """What the first pass of an update leaves to show and to keep.
+
+    Attributes:
+        batch: Its mini-batch.
+        loss: The loss, a scalar.
+        predictions: Outputs of the model.
+        values: Values for the variables that the pass asked to assign.
+    """
+
+    batch: Any
+    loss: tf.Tensor
+    predictions: Any
+    values: Tensors
+
+
+class Handed(NamedTuple):
+    """What one leg of an update hands to the next, all of it tensors.
+
+    Attributes:
+        state: That of the loop of `propose`.
+        carried: Random seeds and recurrent states.
+        report: What the first pass of the update has left.
+    """
+
+    state: Any
+    carried: Tensors
+    report: Report
+
+
+class Leg(NamedTuple):
+    """One of the legs of an update whose mini-batches come in several groups.
+
+    Attributes:
+        number: Its number, counted from 0: an integer or a scalar tensor.
+        num_legs: How many there are.
+        is_last: Whether it is the last, which writes.
+        handed: What the leg before it has handed on, `None` in the first.
+    """
+
+    number: Any
+    num_legs: int
+    is_last: bool
+    handed: Handed | None
+
+
+class Unfinished(Exception):  # noqa: N818 - the end of a leg, not an error
+    """Leaves `propose` where a leg ends before the update does."""
+
+    def __init__(self, handed: Handed) -> None:
+        super().__init__()
+        self.handed = handed
+
+
 class GradientAt:
     """The gradient of the loss of a model at any weights, pass after pass.
 
@@ -113,10 +168,11 @@ class GradientAt:
         synchronized: Whether each gradient is averaged over the replicas.
         counts: Whether this replica has data, a scalar; `None` if it has.
         jit_compile: Whether what runs beside it may be compiled with XLA.
+        leg: Where in an update of several groups, `None` in one of one group.
 
     Attributes:
-        report: The first pass, `None` before it.
-        batch: Its mini-batch.
+        known: Gradients of a pass, to tell for which variables there is none.
+        report: What the first pass of the update left, `None` before it.
     """
 
     def __init__(
@@ -128,19 +184,37 @@ class GradientAt:
         synchronized: bool = False,
         counts: Any = None,
         jit_compile: bool = True,
+        leg: Leg | None = None,
     ) -> None:
         self.variables = model.trainable_variables
         self.jit_compile = jit_compile
         self.counts = counts
-        self.first: Tensors = []
-        self.report: Pass | None = None
-        self.batch: Any = None
+        self.known: list[Any] = []
+        self.report: Report | None = None
+        self._first: Tensors = []
+        self._updated: list[keras.Variable] = []
+        self._leg = leg
+        self._start: Any = None  # of the loop, in mini-batches of the update
         self._model = model
         self._minibatch = minibatch
         self._clip = clip
         self._synchronized = synchronized
         self._carried = carried_states(model)
         self._states = [tf.convert_to_tensor(v) for v in self._carried]
+        if leg is not None and leg.handed is not None:
+            self._states = leg.handed.carried
+
+    @property
+    def first(self) -> Tensors:
+        """The gradients of the first pass of the update."""
+        self._require(self._leg is None, "an optimizer that reads `first`")
+        return self._first
+
+    @property
+    def updates(self) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """What the first pass of the update asked to assign."""
+        values = () if self.report is None else self.report.values
+        return list(zip(self._updated, values, strict=True))
 
     @property
     def carried(self) -> list[tuple[keras.Variable, tf.Tensor]]:
@@ -157,11 +231,17 @@ class GradientAt:
         Returns:
             One tensor for each variable.
         """
+        if self._leg is not None:
+            self._require(
+                self._start is not None,
+                "an optimizer that asks for a gradient outside of `repeat`",
+            )
+            index -= self._start
         batch = self._minibatch(index)
         carried = replicas.own_seeds(self.carried)
         result = run(self._model, position, batch, carried)
         if self.report is None:
-            self.report, self.batch = result, batch
+            self._take_note(result, batch)
         states = [result.updates.get_current_value(v) for v in self._carried]
         self._states = [
             # A loop keeps the static shapes of what it carries.
@@ -177,8 +257,30 @@ class GradientAt:
             tf.zeros_like(p) if g is None else g
             for p, g in zip(position, self._clip(gradients), strict=True)
         ]
-        self.first = self.first or gradients
+        self._first = self._first or gradients
         return gradients
+
+    def _take_note(self, result: Pass, batch: Any) -> None:
+        """Keeps what is to be reported, which may be that of an earlier leg."""
+        updates = result.updates.items()
+        self.known = result.gradients
+        self._updated = [variable for variable, _ in updates]
+        self.report = Report(
+            batch, result.loss, result.predictions, [x for _, x in updates]
+        )
+        if self._leg is not None and self._leg.handed is not None:
+            self.report = self._leg.handed.report
+
+    def _require(self, condition: bool, what: str) -> None:
+        """Refuses what an update of several groups cannot do."""
+        optimizer = self._model.optimizer
+        validation.require(
+            condition,
+            "groups_per_update",
+            f"1 with {what}: an update of several groups takes its gradients "
+            "in one call of `repeat`, one step for each mini-batch",
+            getattr(optimizer, "inner_optimizer", optimizer).groups_per_update,
+        )
 
     def repeat(
         self, step: Callable[[Any, Any], Any], state: Any, num_steps: int
@@ -192,14 +294,46 @@ class GradientAt:
 
         Returns:
             The last state.
+
+        Raises:
+            Unfinished: Where a leg of the update ends before the update does.
         """
+        leg = self._leg
+        if leg is None:
+            return self._repeat(step, state, 0, num_steps)
+        optimizer = self._model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        self._require(
+            self._start is None
+            and num_steps == optimizer.minibatches_per_update,
+            "an optimizer that does not",
+        )
+        num_steps //= leg.num_legs
+        self._start = leg.number * num_steps
+        if leg.handed is not None:
+            state = leg.handed.state
+        state = self._repeat(step, state, self._start, num_steps)
+        if not leg.is_last and self.report is not None:
+            raise Unfinished(Handed(state, self._states, self.report))
+        self._start = None
+        return state
+
+    def _repeat(
+        self,
+        step: Callable[[Any, Any], Any],
+        state: Any,
+        start: Any,
+        num_steps: int,
+    ) -> Any:
+        """Returns the last state after `num_steps` calls from `start` on."""
         done = 0
         # What is reported, and collectives, cannot come out of a loop.
         while done < num_steps and (self.report is None or self._synchronized):
-            state = step(done, state)
+            state = step(start + done, state)
             done += 1
         if done == num_steps:
             return state
+        end = start + num_steps
 
         def body(index: tf.Tensor, state: Any, states: Tensors) -> Any:
             self._states = states
@@ -207,9 +341,9 @@ class GradientAt:
             return index + 1, state, self._states
 
         _, state, self._states = tf.while_loop(
-            lambda index, *_: index < num_steps,
+            lambda index, *_: index < end,
             body,
-            (tf.constant(done), state, self._states),
+            (tf.convert_to_tensor(start + done), state, self._states),
         )
         return state
 

@@ -38,7 +38,7 @@ def compute(
     model: keras.Model,
     optimizer: multi_gradient.MultiGradientOptimizer,
     gradient_at: passes.GradientAt,
-) -> Change:
+) -> Change | passes.Handed:
     """Computes one update of a model and its optimizer, and writes nothing.
 
     Args:
@@ -47,15 +47,18 @@ def compute(
         gradient_at: Gives the gradients of the update.
 
     Returns:
-        What to write.
+        What to write, or what the next leg of the update needs.
 
     Raises:
         ValueError: If `propose` asked for no gradient.
     """
     anchor = [tf.convert_to_tensor(v) for v in model.trainable_variables]
-    proposal = optimizer.propose(
-        gradient_at, anchor, optimizer.slots, _clock(optimizer)
-    )
+    try:
+        proposal = optimizer.propose(
+            gradient_at, anchor, optimizer.slots, _clock(optimizer)
+        )
+    except passes.Unfinished as unfinished:
+        return unfinished.handed
     report = gradient_at.report
     if report is None:
         raise ValueError(
@@ -64,7 +67,7 @@ def compute(
         )
     metrics = {id(v) for v in model.metrics_variables}
     carried = {id(v) for v, _ in gradient_at.carried}
-    updates = report.updates.items()
+    updates = gradient_at.updates
     gradients, slots, states, loss = _reduced(
         proposal,
         [(v, x) for v, x in updates if id(v) not in metrics | carried],
@@ -74,7 +77,7 @@ def compute(
     gradients = [
         # Where there is no gradient, Keras warns and leaves the variable.
         None if known is None else gradient
-        for known, gradient in zip(report.gradients, gradients, strict=True)
+        for known, gradient in zip(gradient_at.known, gradients, strict=True)
     ]
     shared = [
         *states,
@@ -89,7 +92,6 @@ def compute(
     shown, logs = _shown(
         model,
         report,
-        gradient_at.batch,
         [(v, x) for v, x in updates if id(v) in metrics],
     )
     return Change(
@@ -145,22 +147,20 @@ def _reduced(
 
 def _shown(
     model: keras.Model,
-    report: passes.Pass,
-    batch: Any,
+    report: passes.Report,
     known: list[replicas.Valued],
 ) -> tuple[list[replicas.Valued], dict[str, Any]]:
     """Computes the metrics of an update.
 
     Args:
         model: The model.
-        report: The pass to show.
-        batch: Its mini-batch.
+        report: What the pass to show has left.
         known: Variables of metrics that the pass itself has updated.
 
     Returns:
         New values for the variables of the metrics, and the logs.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(report.batch)
 
     def compute() -> dict[str, Any]:
         keras_private.loss_tracker(model).update_state(

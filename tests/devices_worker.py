@@ -173,6 +173,42 @@ def synchronized(**arguments):
     return {"difference": distance(everything(both), everything(one))}
 
 
+def legs(chains):
+    """Updates of two replicas in three legs, and from one group each."""
+    x, y = data(4)
+
+    def trained(num_groups, x, y):
+        model = compiled(
+            lambda: entropy_sgd(
+                chains=chains, temperature=1e-4, groups_per_update=num_groups
+            ),
+            TWO,
+            normalize=chains == "per_replica",
+            dropout=0.2,
+        )
+        batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(
+            2 * SIZE, drop_remainder=True
+        )
+        logs = model.fit(batches, verbose=0).history
+        return everything(model), logs["loss"][0]
+
+    weights, loss = trained(STEPS, x, y)
+    # A group is cut in two, so the halves of mini-batches lie elsewhere in it.
+    order = np.arange(len(x)).reshape(4, STEPS, 2, SIZE)
+    order = order.transpose(0, 2, 1, 3).ravel()
+    expected, loss_of_one = trained(1, x[order], y[order])
+    return {
+        "difference": distance(weights, expected),
+        "moved": distance(
+            weights,
+            everything(
+                compiled(entropy_sgd, None, normalize=chains == "per_replica")
+            ),
+        ),
+        "loss": [loss, loss_of_one],
+    }
+
+
 def collectives():
     """Elements of each all-reduce of an update."""
     model = compiled(entropy_sgd, TWO, normalize=True)
@@ -392,6 +428,8 @@ def of_two():
         ),
         "elastic": elastic(),
         "synchronized": synchronized(),
+        "legs": legs("per_replica"),
+        "synchronized_legs": legs("synchronized"),
         "collectives": collectives(),
         "failure": failure(),
         "failure_half": failure("mixed_float16"),

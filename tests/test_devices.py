@@ -65,6 +65,14 @@ def test_synchronized_chains_are_those_of_one_device(results):
     assert results["synchronized"]["difference"] < 1e-5
 
 
+@pytest.mark.parametrize("case", ["legs", "synchronized_legs"])
+def test_chains_go_on_from_group_to_group(results, case):
+    found = results[case]
+    assert found["difference"] < 1e-6
+    assert found["moved"] > 0.05
+    assert found["loss"][0] == pytest.approx(found["loss"][1], rel=1e-5)
+
+
 def test_one_reduction_of_all_weights_per_update(results):
     found = results["collectives"]
     # All weights, statistics among them, the loss, and how many have data.
