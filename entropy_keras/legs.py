@@ -1,8 +1,8 @@
 """Updates whose mini-batches do not fit into memory together.
 
-`fit` loads them in several groups, one after another, and the update is made in
-as many legs. What one leg has found goes to the next as tensors, on each replica
-its own; the weights stay x, and the last leg writes, or nothing is written.
+`fit` loads them in several groups, one after another, and makes the update in
+as many legs. What one leg has found goes to the next as tensors, on each
+replica its own; the weights stay x, and the last leg alone writes.
 """
 
 from collections.abc import Callable
