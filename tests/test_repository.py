@@ -7,12 +7,14 @@ import re
 import runpy
 
 import build_file
+import matplotlib.image
 import numpy as np
 import pytest
 import scipy.stats
 import setuptools
 
 import entropy_keras
+from benchmarks import evidence
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -62,45 +64,24 @@ def test_readme_example_runs(tmp_path, monkeypatch):
     assert (tmp_path / "saved_model").is_dir()
 
 
-# Those that README shows, by the name of `trainers.methods`.
-METHODS = {
-    "SGD with Nesterov": "sgd",
-    "SGD, average of the weights": "sgd_ema",
-    "AdamW": "adamw",
-    "SAM": "sam",
-    "Entropy-SGD": "entropy_sgd",
-    "Entropy-SGD at a real temperature": "entropy_sgd_warm",
-    "Entropy-SGD, `presets.long_loop`": "long_loop",
-    "AdamW inside that persists": "adam_inside",
-    "Entropy-SGD, defaults": "entropy_sgd_defaults",
-}
+@pytest.mark.parametrize("name", evidence.TABLES)
+def test_pages_hold_the_tables_of_the_evidence(name):
+    page = (ROOT / evidence.PAGES[name]).read_text()
+    assert evidence.with_table(page, name) == page
+    assert page.count("| Entropy-SGD, defaults |") == 1
 
 
-def test_readme_quotes_other_kinds_of_data():
-    text = " ".join((ROOT / "README.md").read_text().split())
-    results = ROOT / "benchmarks" / "results" / "comparison"
-    tables = [
-        {
-            row["method"]: row
-            for row in json.loads((results / f"{name}.json").read_text())[
-                "table"
-            ]
-        }
-        for name in ("text", "cifar10", "diabetes")
-    ]
-    digits = (3, 1, 1)
-    for name, method in METHODS.items():
-        cells = " | ".join(
-            f"{table[method]['error']:.{d}f}"
-            + ("*" if table[method]["worse_than_best"] else "")
-            for table, d in zip(tables, digits, strict=True)
-        )
-        assert f"| {name} | {cells} |" in text
+def test_the_picture_of_the_evidence_is_drawn(tmp_path):
+    evidence.draw(tmp_path / "evidence.png")
+    drawn = matplotlib.image.imread(tmp_path / "evidence.png")
+    shown = matplotlib.image.imread(ROOT / "docs" / "evidence.png")
+    assert drawn.shape == shown.shape
 
 
-def test_readme_quotes_the_evidence():
+def test_pages_quote_the_evidence():
     results = ROOT / "benchmarks" / "results"
-    text = " ".join((ROOT / "README.md").read_text().split())
+    pages = [ROOT / page for page in evidence.PAGES.values()]
+    text = " ".join(" ".join(p.read_text() for p in pages).split())
     sets = ("mnist_2k", "mnist_2k_50", "mnist_2k_noise", "mnist_2k_noise_50")
     tables, runs = [], []
     for name in sets:
@@ -111,15 +92,10 @@ def test_readme_quotes_the_evidence():
         for winner in found["winners"]:
             errors.setdefault(winner["method"], []).append(winner["test_error"])
         runs.append({m: np.array(e) for m, e in errors.items()})
-    for name, method in METHODS.items():
-        cells = " | ".join(
-            f"{each[method]:.2f}" if method in each else "–" for each in tables
-        )
-        assert f"| {name} | {cells} |" in text
-        for each, errors in zip(tables, runs, strict=True):
-            if method in each:
-                mean = errors[method].mean()
-                assert mean == pytest.approx(each[method], abs=1e-3)
+    for each, errors in zip(tables, runs, strict=True):
+        for method in evidence.METHODS.keys() & each.keys():
+            mean = errors[method].mean()
+            assert mean == pytest.approx(each[method], abs=1e-3)
     clean, noisy = runs[1], runs[-1]
     means = [each["entropy_sgd_decay"].mean() for each in (clean, noisy)]
     assert "it has {:.2f} and {:.2f} % at 50 passes".format(*means) in text
@@ -160,10 +136,11 @@ def test_readme_has_two_commands_of_the_environment():
         assert importlib.util.find_spec(module)
 
 
-def test_readme_names_files_that_exist():
-    text = (ROOT / "README.md").read_text()
+def test_files_that_are_named_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
     for name in re.findall(r"`((?:entropy_keras|tests)/\w+\.py)`", text):
         assert (ROOT / name).is_file(), name
+    assert "entropy_keras/legs.py" in text
 
 
 def test_the_distribution_holds_the_package_alone(monkeypatch):
