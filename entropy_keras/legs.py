@@ -87,19 +87,21 @@ def whole_updates(arguments: dict[str, Any], optimizer: Any) -> None:
 
 
 def train_function(
-    model: keras.Model, num_legs: int, step: Step
+    model: keras.Model, optimizer: Any, step: Step
 ) -> Callable[[Any], Any]:
     """Returns what makes one update from an iterator over groups.
 
     Args:
         model: A compiled model.
-        num_legs: Number of legs in an update, at least 2.
+        optimizer: Its `MultiGradientOptimizer`, with at least two groups.
         step: Does one leg on one replica.
 
     Returns:
         What Keras calls for each step of an epoch.
     """
     strategy = model.distribute_strategy
+    num_legs = optimizer.groups_per_update
+    num_minibatches = optimizer.minibatches_per_update
 
     def compiled(function: Callable[..., Any], **options: Any) -> Any:
         if model.run_eagerly:
@@ -110,12 +112,15 @@ def train_function(
 
     def leg(is_last: bool) -> Any:
         def run(group: Any, number: Any, handed: Any) -> Any:
-            return strategy.run(
-                lambda group, handed: step(
-                    group, passes.Leg(number, num_legs, is_last, handed)
-                ),
-                args=(group, handed),
-            )
+            def on_replica(group: Any, handed: Any) -> Any:
+                return step(
+                    group,
+                    passes.Leg(
+                        number, num_legs, num_minibatches, is_last, handed
+                    ),
+                )
+
+            return strategy.run(on_replica, args=(group, handed))
 
         return compiled(run, jit_compile=model.jit_compile)
 

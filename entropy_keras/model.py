@@ -374,7 +374,7 @@ class EntropyModel(keras.Model):
         elif self.train_function is None or force:
             self.train_function = legs.train_function(
                 self,
-                optimizer.groups_per_update,
+                optimizer,
                 lambda group, leg: self._leg(group, optimizer, leg),
             )
 

@@ -136,15 +136,35 @@ class Leg(NamedTuple):
 
     Attributes:
         number: Its number, counted from 0: an integer or a scalar tensor.
-        num_legs: How many there are.
+        num_legs: How many there are, the optimizer's `groups_per_update`.
+        num_minibatches: Mini-batches of the update.
         is_last: Whether it is the last, which writes.
         handed: What the leg before it has handed on, `None` in the first.
     """
 
     number: Any
     num_legs: int
+    num_minibatches: int
     is_last: bool
     handed: Handed | None
+
+    def require(self, condition: bool, what: str) -> None:
+        """Refuses what an update of several groups cannot do.
+
+        Args:
+            condition: What must be true.
+            what: Whose proposals would go wrong.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        validation.require(
+            condition,
+            "groups_per_update",
+            f"1 with {what}: an update of several groups takes its gradients "
+            "in one call of `repeat`, one step for each mini-batch",
+            self.num_legs,
+        )
 
 
 class Unfinished(Exception):  # noqa: N818 - the end of a leg, not an error
@@ -194,7 +214,8 @@ class GradientAt:
         self._first: Tensors = []
         self._updated: list[keras.Variable] = []
         self._leg = leg
-        self._start: Any = None  # of the loop, in mini-batches of the update
+        self._repeated = False
+        self._start: Any = None  # of the leg that runs, in mini-batches
         self._model = model
         self._minibatch = minibatch
         self._clip = clip
@@ -207,7 +228,8 @@ class GradientAt:
     @property
     def first(self) -> Tensors:
         """The gradients of the first pass of the update."""
-        self._require(self._leg is None, "an optimizer that reads `first`")
+        if self._leg is not None:
+            self._leg.require(False, "an optimizer that reads `first`")
         return self._first
 
     @property
@@ -232,7 +254,7 @@ class GradientAt:
             One tensor for each variable.
         """
         if self._leg is not None:
-            self._require(
+            self._leg.require(
                 self._start is not None,
                 "an optimizer that asks for a gradient outside of `repeat`",
             )
@@ -271,17 +293,6 @@ class GradientAt:
         if self._leg is not None and self._leg.handed is not None:
             self.report = self._leg.handed.report
 
-    def _require(self, condition: bool, what: str) -> None:
-        """Refuses what an update of several groups cannot do."""
-        optimizer = self._model.optimizer
-        validation.require(
-            condition,
-            "groups_per_update",
-            f"1 with {what}: an update of several groups takes its gradients "
-            "in one call of `repeat`, one step for each mini-batch",
-            getattr(optimizer, "inner_optimizer", optimizer).groups_per_update,
-        )
-
     def repeat(
         self, step: Callable[[Any, Any], Any], state: Any, num_steps: int
     ) -> Any:
@@ -301,13 +312,11 @@ class GradientAt:
         leg = self._leg
         if leg is None:
             return self._repeat(step, state, 0, num_steps)
-        optimizer = self._model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        self._require(
-            self._start is None
-            and num_steps == optimizer.minibatches_per_update,
+        leg.require(
+            not self._repeated and num_steps == leg.num_minibatches,
             "an optimizer that does not",
         )
+        self._repeated = True
         num_steps //= leg.num_legs
         self._start = leg.number * num_steps
         if leg.handed is not None:

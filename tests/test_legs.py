@@ -349,6 +349,17 @@ class Short(lookahead.Lookahead):
         return entropy_keras.Proposal(end)
 
 
+class Twice(lookahead.Lookahead):
+    gradients_per_update = 4
+
+    def propose(self, gradient_at, anchor, slots, clock):
+        for _ in range(2):
+            anchor = gradient_at.repeat(
+                lambda i, p: gradient_at(p, i), anchor, 4
+            )
+        return entropy_keras.Proposal(anchor)
+
+
 class First(lookahead.Lookahead):
     gradients_per_update = 4
 
@@ -362,6 +373,7 @@ class First(lookahead.Lookahead):
     [
         (Outside, "asks for a gradient outside of `repeat`"),
         (Short, "an optimizer that does not"),
+        (Twice, "an optimizer that does not"),
         (First, "an optimizer that reads `first`"),
     ],
 )
