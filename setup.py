@@ -68,7 +68,11 @@ setuptools.setup(
         "landscape": LANDSCAPE,
         "trainers": TRAINERS,
         "cuda": ["tensorflow[and-cuda]>=2.18"],
-        "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
+        "docs": [
+            "jupytext>=1.19",
+            "mkdocs-material>=9.7",
+            "mkdocstrings[python]>=1.0",
+        ],
         "test": [
             *TRAINERS,
             "codespell>=2.4",

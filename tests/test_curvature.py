@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from entropy_keras import landscape
-from trainers import curvature
+from trainers.experiments.spectrum import curvature
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_numbers_of_a_diagonal():
 
 def run_binary(*flags):
     return subprocess.run(
-        [sys.executable, "-m", "trainers.spectrum", *flags],
+        [sys.executable, "-m", "trainers.experiments.spectrum", *flags],
         capture_output=True,
         text=True,
         check=False,
@@ -197,7 +197,8 @@ def test_the_binary_estimates_the_fisher_information(npz, tmp_path):
     assert result.returncode == 0, result.stderr
     written = json.loads((tmp_path / "fisher/spectrum.json").read_text())
     command = written["command"]
-    assert command == shlex.join(["python", "-m", "trainers.spectrum", *flags])
+    program = ["python", "-m", "trainers.experiments.spectrum"]
+    assert command == shlex.join([*program, *flags])
     assert written["samples"] == 30
     assert written["training"]["updates"] == 4
     estimates = written["estimates"]

@@ -40,8 +40,13 @@ def test_every_block_has_a_language_that_is_looked_at():
         assert set(fences[1::2]) <= {""}, page.name
         for command in blocks(page, "bash"):
             subprocess.run(["bash", "-n", "-c", command], check=True)
-        for name in re.findall(r"python -m trainers\.(\w+)", page.read_text()):
-            program = (ROOT / "trainers" / f"{name}.py").read_text()
+        for name in re.findall(
+            r"python -m (trainers(?:\.\w+)+)", page.read_text()
+        ):
+            path = ROOT.joinpath(*name.split("."))
+            if path.is_dir():
+                path /= "__main__"
+            program = path.with_suffix(".py").read_text()
             assert '__name__ == "__main__"' in program, name
 
 

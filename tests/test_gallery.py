@@ -2,12 +2,15 @@
 
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
 import pytest
 
-GALLERY = pathlib.Path(__file__).parent.parent / "docs" / "gallery"
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+GALLERY = DOCS / "gallery"
+HOOK = runpy.run_path(str(DOCS / "hooks" / "gallery.py"))
 SCRIPTS = sorted(GALLERY.glob("*.py"))
 NUMBER = re.compile(r"-?[\d.]+(e-\d+)?")
 
@@ -118,6 +121,36 @@ def test_a_page_shows_what_was_found(script):
     assert f"]({script.stem}.png)" in text
     assert script.with_suffix(".png").stat().st_size < 100_000
     check(script, script.with_suffix(".txt").read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_notebook_is_its_script(script):
+    pytest.importorskip("jupytext", reason="needs .[docs]")
+    import nbformat
+
+    text = script.read_text()
+    written = HOOK["as_notebook"](text)
+    assert written == HOOK["as_notebook"](text)
+    notebook = nbformat.reads(written, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    _, *cells = re.split(r"^# %%", text, flags=re.M)
+    cells = [cell.partition("\n") for cell in cells]
+    code = [body.strip() for kind, _, body in cells if not kind]
+    assert code == [c.source for c in notebook.cells if c.cell_type == "code"]
+    told = "\n".join(
+        c.source for c in notebook.cells if c.cell_type == "markdown"
+    )
+    found = script.with_suffix(".txt").read_text()
+    assert f"```text\n{found}```" in told
+    assert "--8<--" not in told
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_page_links_to_its_script_and_notebook(script):
+    page = HOOK["as_markdown"](script.read_text(), script.stem)
+    for name in (script.name, f"{script.stem}.ipynb"):
+        assert f"[{name}]({name})" in page.splitlines()[-1]
 
 
 def check(script, text):

@@ -6,15 +6,15 @@ import inspect
 import numpy as np
 import pytest
 
-from trainers import paper
 from trainers import training
+from trainers.experiments import paper
 
 
 @pytest.mark.parametrize("name", paper.EXPERIMENTS)
 def test_each_states_its_command_and_trains_its_network(name):
     experiment = paper.EXPERIMENTS[name]()
     text = inspect.getdoc(paper.EXPERIMENTS[name])
-    assert f"python -m trainers.paper --experiment={name}" in text
+    assert f"python -m trainers.experiments.paper --experiment={name}" in text
     assert next(iter(experiment)) == "entropy_sgd"
     ours, baseline = experiment.values()
     assert ours.network == baseline.network

@@ -28,6 +28,14 @@ def test_the_package_imports_nothing_of_the_trainers():
         assert "trainers" not in path.read_text()
 
 
+def test_the_training_program_imports_none_of_the_experiments():
+    known = build_file.modules()
+    for name, path in known.items():
+        if not name.startswith("trainers.experiments"):
+            imported = build_file.imports(path, known)
+            assert not {n for n in imported if "experiments" in n}, name
+
+
 def test_the_landscape_knows_neither_optimizer_nor_model():
     known = build_file.modules()
     reached, left = set(), {n for n in known if ".landscape" in n}

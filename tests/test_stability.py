@@ -8,8 +8,8 @@ import pytest
 
 from trainers import data
 from trainers import networks
-from trainers import replacement
-from trainers import stability_study
+from trainers.experiments.stability import replacement
+from trainers.experiments.stability import study
 
 RNG = np.random.default_rng(0)
 ARM = replacement.ARMS["SGD"]
@@ -116,7 +116,7 @@ def test_a_study_says_what_it_measured(tmp_path):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replacement, "ARMS", arms)
-        content, changes = stability_study.run(
+        content, changes = study.run(
             splits,
             setting_with(),
             num_samples=40,
@@ -148,7 +148,7 @@ def test_a_study_says_what_it_measured(tmp_path):
         assert ratio == pytest.approx(np.exp(np.log(ratios).mean()), abs=1e-4)
         assert low <= ratio <= high
         assert all(run.train_loss.min() <= level + 1e-4 for run in change.base)
-    stability_study.write(tmp_path, content, changes, batches=4)
+    study.write(tmp_path, content, changes, batches=4)
     assert (tmp_path / "stability.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((tmp_path / "stability.json").read_text())
     assert written["optimizers"] == rows
@@ -158,6 +158,6 @@ def test_a_study_says_what_it_measured(tmp_path):
 def test_a_ratio_has_the_error_of_the_means_over_seeds():
     # Two seeds, two replacements; means of the logarithms 1 and 3.
     ours = np.exp([[[9.0, 0.0], [9.0, 3.0]], [[9.0, 2.0], [9.0, 3.0]]])
-    ratio = stability_study.ratio(ours, np.ones_like(ours))
+    ratio = study.ratio(ours, np.ones_like(ours))
     # Their deviation is sqrt(2), over the root of two.
     np.testing.assert_allclose(ratio, np.exp([2.0, 0.0, 4.0]), atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize
 
 from entropy_keras import landscape
-from trainers import cartoon
+from trainers.experiments.landscape import cartoon
 
 GRID = np.linspace(-16, 16, 16001)
 
@@ -352,7 +352,7 @@ def test_arguments_out_of_range_are_refused(call, message):
 
 def run_binary(*flags):
     return subprocess.run(
-        [sys.executable, "-m", "trainers.landscape", *flags],
+        [sys.executable, "-m", "trainers.experiments.landscape", *flags],
         capture_output=True,
         text=True,
         check=False,

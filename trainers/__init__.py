@@ -1,1 +1,1 @@
-"""Training binaries and what they share."""
+"""Training binaries and what they share; figures and studies beneath."""

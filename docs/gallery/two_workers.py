@@ -12,7 +12,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -96,6 +95,8 @@ def work(name):
 # %%
 def on_two_workers(name):
     """Returns what the first of two workers found, which are this script."""
+    # A notebook has no such name: its script lies beside it.
+    script = globals().get("__file__", "two_workers.py")
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
         for each in sockets:
@@ -109,7 +110,7 @@ def on_two_workers(name):
         }
         workers.append(
             subprocess.Popen(
-                [sys.executable, pathlib.Path(__file__).resolve(), name],
+                [sys.executable, script, name],
                 env=os.environ | {"TF_CONFIG": json.dumps(config)},
                 stdout=subprocess.PIPE,
                 text=True,

@@ -8,8 +8,8 @@ import numpy as np
 
 from entropy_keras import landscape
 from trainers import data
-from trainers import replacement
 from trainers import report
+from trainers.experiments.stability import replacement
 from trainers.report import plt
 
 # Of the default optimizer; see `entropy_keras.EntropySGD`.

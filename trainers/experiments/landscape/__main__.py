@@ -1,6 +1,6 @@
 """Draws figure 2 of the paper: how the local entropy prefers a wide valley.
 
-    python -m trainers.landscape
+    python -m trainers.experiments.landscape
 
 writes `figure2.png` and `figure2.json` into `--workdir`: a loss of one weight
 with a wide and a deeper, sharp valley, and its negative local entropy -F at
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags
 
-from trainers import figure2
+from trainers.experiments.landscape import figure2
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/landscape", "Folder that receives figure and numbers."
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         pathlib.Path(_WORKDIR.value),
         rows,
         {
-            "command": "python -m trainers.landscape",
+            "command": "python -m trainers.experiments.landscape",
             "date": time.strftime("%Y-%m-%d"),
             "settings": settings,
         },

@@ -1,10 +1,11 @@
-"""Computes the spectrum of a network's Hessian, as figures 1 and 3 show it.
+r"""Computes the spectrum of a network's Hessian, as figures 1 and 3 show it.
 
 Trains a network as `trainers.train` does, by the same flags, or takes the run
 that is in --workdir, or a .keras file; then writes `spectrum.json`,
 `spectrum.png` and `eigenvalues.npz` into --results:
 
-    python -m trainers.spectrum --network=small_mnistfc --optimizer=adam
+    python -m trainers.experiments.spectrum --network=small_mnistfc \
+        --optimizer=adam
 
 With --method=fisher it takes the diagonal of the Fisher information in place
 of the eigenvalues, as figure 3 (c) does, and writes `diagonals.npz`.
@@ -22,10 +23,10 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from trainers import curvature
 from trainers import report
 from trainers import train
 from trainers import training
+from trainers.experiments.spectrum import curvature
 
 _METHODS = ("auto", "exact", "lanczos", "fisher")
 
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str]) -> None:
             )
     except ValueError as error:
         sys.exit(f"error: {error}")
-    command = shlex.join(["python", "-m", "trainers.spectrum", *sys.argv[1:]])
+    program = ["python", "-m", "trainers.experiments.spectrum"]
+    command = shlex.join([*program, *sys.argv[1:]])
     content = {"command": command} | content | outcome
     content["config"] = dataclasses.asdict(config)
     report.write_results(results / "spectrum.json", content)

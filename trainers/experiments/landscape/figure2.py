@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib import colors
 
 from entropy_keras import landscape
-from trainers import cartoon
 from trainers import report
+from trainers.experiments.landscape import cartoon
 from trainers.report import plt
 
 # Both hold the bottoms of the two valleys.

@@ -1,6 +1,6 @@
 """Measures uniform stability: what does one training example change?
 
-    python -m trainers.stability
+    python -m trainers.experiments.stability
 
 trains on pairs of training sets that differ in one example, with everything
 random held equal, by SGD and by Entropy-SGD at equal gradient evaluations, and
@@ -20,8 +20,8 @@ from absl import flags
 
 from trainers import data
 from trainers import networks
-from trainers import replacement
-from trainers import stability_study
+from trainers.experiments.stability import replacement
+from trainers.experiments.stability import study
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/stability", "Folder that receives figure and numbers."
@@ -83,13 +83,13 @@ def main(arguments: Sequence[str]) -> None:
         "num_replacements": _REPLACEMENTS.value,
         "seed": _SEED.value,
     }
-    content, changes = stability_study.run(
+    content, changes = study.run(
         data.load("digits", validation_fraction=0.25), setting, **numbers
     )
-    stability_study.write(
+    study.write(
         pathlib.Path(_WORKDIR.value),
         {
-            "command": "python -m trainers.stability",
+            "command": "python -m trainers.experiments.stability",
             "date": time.strftime("%Y-%m-%d"),
             "settings": setting._asdict() | numbers,
             "seconds": round(time.monotonic() - start, 1),

@@ -1,6 +1,6 @@
 """The paper's experiments, each one command.
 
-    python -m trainers.paper --experiment=figure_4a --npz=mnist.npz
+    python -m trainers.experiments.paper --experiment=figure_4a --npz=mnist.npz
 
 Trains Entropy-SGD and the experiment's baseline with several seeds, at equal
 gradient evaluations unless the experiment says otherwise, and writes
@@ -81,7 +81,7 @@ _ALL_CNN_BN = {
 def figure_4a() -> Experiment:
     """Network mnistfc on MNIST, version 1, section 5.2: L = 5, scope 1, no f.
 
-    python -m trainers.paper --experiment=figure_4a --npz=mnist.npz
+    python -m trainers.experiments.paper --experiment=figure_4a --npz=mnist.npz
 
     The paper: Entropy-SGD 1.39 % after 22 epochs, counted in updates, Adam
     1.39 % at best after 67 of 100. Here both have 100 passes, which are 20
@@ -105,7 +105,7 @@ def figure_4a() -> Experiment:
 def figure_4b() -> Experiment:
     """LeNet on MNIST, version 1, section 5.2: L = 20, scope 0.1, rho 1e-4.
 
-    python -m trainers.paper --experiment=figure_4b --npz=mnist.npz
+    python -m trainers.experiments.paper --experiment=figure_4b --npz=mnist.npz
 
     The paper: Entropy-SGD 0.48 % near epoch 40, counted in updates, which is
     840 passes; Adam 0.51 % after 100. Here both have 100 passes, about 5 epochs
@@ -129,7 +129,7 @@ def figure_4b() -> Experiment:
 def figure_5() -> Experiment:
     """All-CNN-BN on CIFAR-10, first version, section 5.3: L = 20, rho 0.01.
 
-    python -m trainers.paper --experiment=figure_5 --dataset=cifar10
+    python -m trainers.experiments.paper --experiment=figure_5 --dataset=cifar10
 
     The paper: SGD 8.30 % after 200 epochs, its learning rate of 0.1 divided by
     5 after every 60; Entropy-SGD 8.65 % after 15 epochs, counted in updates,
@@ -162,9 +162,10 @@ def figure_5() -> Experiment:
 
 
 def iclr_mnistfc() -> Experiment:
-    """Network mnistfc on MNIST, ICLR 2017, Table 1.
+    r"""Network mnistfc on MNIST, ICLR 2017, Table 1.
 
-    python -m trainers.paper --experiment=iclr_mnistfc --npz=mnist.npz
+    python -m trainers.experiments.paper --experiment=iclr_mnistfc \
+        --npz=mnist.npz
 
     The paper: Entropy-SGD 1.37 +- 0.03 % after 6 epochs of 20 steps, Adam
     1.39 +- 0.03 % after 66. Noise 1e-3, scope 1e-4, growing. Half an hour a
@@ -188,7 +189,7 @@ def iclr_mnistfc() -> Experiment:
 def iclr_lenet() -> Experiment:
     """LeNet on MNIST, ICLR 2017, Table 1.
 
-    python -m trainers.paper --experiment=iclr_lenet --npz=mnist.npz
+    python -m trainers.experiments.paper --experiment=iclr_lenet --npz=mnist.npz
 
     The paper: Entropy-SGD 0.50 +- 0.01 % after 4 epochs of 20 steps, Adam
     0.51 +- 0.01 % after 100. Noise 1e-3, scope 1e-4, growing. An hour and a
@@ -210,9 +211,10 @@ def iclr_lenet() -> Experiment:
 
 
 def iclr_all_cnn_bn() -> Experiment:
-    """All-CNN-BN on CIFAR-10, ICLR 2017, Table 1.
+    r"""All-CNN-BN on CIFAR-10, ICLR 2017, Table 1.
 
-    python -m trainers.paper --experiment=iclr_all_cnn_bn --dataset=cifar10
+    python -m trainers.experiments.paper --experiment=iclr_all_cnn_bn \
+        --dataset=cifar10
 
     The paper: Entropy-SGD 7.81 +- 0.09 % after 8 epochs of 20 steps, SGD
     7.71 +- 0.19 % after 180. Noise 1e-4, scope 0.03, growing, weight decay
@@ -239,9 +241,10 @@ def iclr_all_cnn_bn() -> Experiment:
 
 
 def iclr_char_lstm() -> Experiment:
-    """An LSTM of characters on a text, ICLR 2017, Table 1.
+    r"""An LSTM of characters on a text, ICLR 2017, Table 1.
 
-    python -m trainers.paper --experiment=iclr_char_lstm --text=text.txt
+    python -m trainers.experiments.paper --experiment=iclr_char_lstm \
+        --text=text.txt
 
     The paper, on War and Peace: perplexity 1.217 +- 0.005 after 5 epochs of 5
     steps, Adam 1.226 +- 0.01 after 40. Scope 0.01, growing. With Adam outside
@@ -498,7 +501,7 @@ def main(arguments: Sequence[str]) -> None:
     report.write_results(
         workdir / "results.json",
         {
-            "command": "python -m trainers.paper",
+            "command": "python -m trainers.experiments.paper",
             "experiment": name,
             "description": str(inspect.getdoc(EXPERIMENTS[name])).split(
                 "\n\nReturns:"

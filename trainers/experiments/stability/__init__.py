@@ -1,0 +1,1 @@
+"""Uniform stability: what one training example changes."""
