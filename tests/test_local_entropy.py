@@ -611,7 +611,7 @@ def test_an_objective_gives_the_same_and_is_compiled_once():
         return loss(labels, predictions)
 
     objective = landscape.Objective(model, data, counted)
-    options = {"scope": 2.0, "num_steps": 60}
+    options = {"scope": 2.0, "num_steps": 400}
     integrated = {**options, "method": INTEGRATION}
     value = landscape.local_entropy(objective, **integrated)
     gradient = landscape.local_entropy_gradient(objective, **options)
