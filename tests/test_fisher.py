@@ -227,6 +227,44 @@ def test_bad_arguments_are_refused(kind, data, loss, message):
         landscape.fisher_diagonal(model, data, loss, kind=kind)
 
 
+@pytest.mark.parametrize("kind", ["empirical", "true"])
+def test_an_objective_gives_the_same_and_is_compiled_once(kind):
+    model = quadratic.dense([4], (3, "softmax"))
+    data = np.eye(4), np.array([0, 1, 2, 0])
+    traces = []
+
+    def counted(labels, predictions):
+        traces.append(1)
+        return keras.losses.sparse_categorical_crossentropy(labels, predictions)
+
+    objective = landscape.Objective(model, data, counted)
+    found = landscape.fisher_diagonal(objective, kind=kind)
+    expected = landscape.fisher_diagonal(
+        model, data, "sparse_categorical_crossentropy", kind=kind
+    )
+    np.testing.assert_array_equal(found, expected)
+    # `every_label` looks at the outputs, and does not compile that.
+    eager = 1 if kind == "true" else 0
+    count = len(traces)
+    model.set_weights([0.5 * weight for weight in model.get_weights()])
+    other = landscape.fisher_diagonal(objective, kind=kind)
+    assert len(traces) == count + eager
+    expected = landscape.fisher_diagonal(
+        model, data, "sparse_categorical_crossentropy", kind=kind
+    )
+    np.testing.assert_array_equal(other, expected)
+    assert np.abs(other - found).max() > 1e-3
+
+
+def test_samples_are_not_looked_at_in_training():
+    model = quadratic.dense([4], (3, "softmax"))
+    objective = landscape.Objective(
+        model, (np.eye(4), np.eye(4)[:, :3]), "mse", training=True
+    )
+    with pytest.raises(ValueError, match="`training` must be False"):
+        landscape.fisher_diagonal(objective)
+
+
 def adam_after_all_sequences(outcomes, updates, **options):
     """Returns Adam with one weight for each sequence of gradients.
 

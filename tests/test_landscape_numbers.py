@@ -81,6 +81,110 @@ def test_small_gradients_do_not_vanish_in_float16():
     assert difference(found, expected) < 0.02
 
 
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=[shape[-1]], initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+# Layers whose derivatives by weights are sums over the samples.
+SUMS = {
+    "dense": ([3], lambda: [layers.Dense(4, "tanh")]),
+    "conv": ([30, 2], lambda: [layers.Conv1D(3, 3, activation="tanh")]),
+    "depthwise": ([6, 6, 2], lambda: [layers.DepthwiseConv2D(3)]),
+    "separable": ([6, 6, 2], lambda: [layers.SeparableConv2D(3, 3)]),
+    "embedding": ([5], lambda: [layers.Embedding(3, 2)]),
+    "scale": ([3], lambda: [Scale()]),
+}
+
+
+def summing(policy, shape, make):
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = keras.Sequential([
+            keras.Input(shape),
+            *make(),
+            layers.Flatten(),
+            layers.Dense(2),
+        ])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [(name, "mixed_bfloat16") for name in SUMS]
+    + [("embedding", "mixed_float16")],
+)
+def test_sums_over_many_samples_are_right_in_half_precision(name, policy):
+    rng = np.random.default_rng(0)
+    shape, make = SUMS[name]
+    x = rng.normal(0.5, 1.0, [1000, *shape]).astype("float32")
+    if name == "embedding":
+        x = rng.integers(0, 3, [1000, *shape])
+    data = x, np.abs(rng.normal(size=[1000, 2])).astype("float32") + 0.5
+    single = landscape.Objective(summing("float32", shape, make), data, "mse")
+    half = landscape.Objective(summing(policy, shape, make), data, "mse")
+    position = single.position()
+    vector = rng.normal(size=single.num_parameters)
+    for function in (
+        lambda objective: objective.gradient(position),
+        lambda objective: landscape.gauss_newton_operator(objective) @ vector,
+    ):
+        error = difference(function(half), function(single))
+        assert 0 < error < half.precision_of_products
+
+
+class Shift(layers.Layer):
+    """Adds a weight to every step, by an operation of TensorFlow itself."""
+
+    def build(self, shape):
+        self.shift = self.add_weight(shape=[shape[-1]])
+
+    def call(self, x):
+        return tf.raw_ops.BiasAdd(value=x, bias=self.shift)
+
+
+def test_sums_that_are_wrong_in_half_precision_are_named():
+    model = summing("mixed_bfloat16", [3], lambda: [Shift()])
+    x, y = np.ones([1000, 3], "float32"), np.ones([1000, 2], "float32")
+    with pytest.raises(ValueError, match="`batch_size` must be smaller.*off"):
+        landscape.Objective(model, (x, y), "mse")
+    landscape.Objective(model, (x, y), "mse", batch_size=100)
+    landscape.Objective(
+        summing("float32", [3], lambda: [Shift()]), (x, y), "mse"
+    )
+
+
+@pytest.mark.parametrize("kind", ["sequential", "nested"])
+def test_a_copy_in_float32_has_the_curvature_of_float32(kind):
+    def in_float32(layer):
+        return type(layer).from_config({
+            **layer.get_config(),
+            "dtype": "float32",
+        })
+
+    half = network("mixed_bfloat16")
+    if kind == "nested":
+        inputs = keras.Input([6])
+        half = keras.Model(inputs, half(inputs))
+    copy = keras.models.clone_model(
+        half, clone_function=in_float32, recursive=True
+    )
+    copy.set_weights(half.get_weights())
+    single = network("float32", half.get_weights())
+    vector = RNG.normal(size=single.count_params())
+    found, expected = (
+        landscape.gauss_newton_vector_product(m, (X, Y), vector, LOSS)
+        for m in (copy, single)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 class Logarithm(layers.Layer):
     def call(self, x):
         return keras.ops.log(x)

@@ -292,8 +292,8 @@ def test_the_same_seed_gives_the_same_without_compiling_again(monkeypatch):
         landscape.local_entropy,
         model,
         data,
-        1.0,
-        loss=loss,
+        loss,
+        scope=1.0,
         method=INTEGRATION,
         num_steps=200,
     )
@@ -518,7 +518,7 @@ def test_gradients_are_those_of_the_closed_forms(estimator):
         _, truth = integrated(double_well, weight, 2.0, temperature)
         model, data, loss = one_weight(double_well, weight)
         found = landscape.local_entropy_gradient(
-            model, data, 2.0, temperature, loss, **options
+            model, data, loss, scope=2.0, temperature=temperature, **options
         )
         assert found.converged
         assert abs(found.gradient[0] - truth) < 4 * found.standard_error[0]
@@ -526,7 +526,7 @@ def test_gradients_are_those_of_the_closed_forms(estimator):
     model, data, hessian = regression(50, 100)
     _, truth = closed_form(model, hessian, 2.0)
     found = landscape.local_entropy_gradient(
-        model, data, 2.0, 1.0, "mse", **options
+        model, data, "mse", scope=2.0, **options
     )
     scores = (found.gradient - truth) / found.standard_error
     assert 0.6 < np.sqrt(np.mean(scores**2)) < 1.5
@@ -598,5 +598,31 @@ def test_unknown_estimators_of_the_gradient_are_refused():
     model, data, loss = one_weight(double_well, 0.5)
     with pytest.raises(ValueError, match="`estimator` must be one of"):
         landscape.local_entropy_gradient(
-            model, data, 1.0, loss=loss, estimator="mean"
+            model, data, loss, scope=1.0, estimator="mean"
         )
+
+
+def test_an_objective_gives_the_same_and_is_compiled_once():
+    model, data, loss = one_weight(double_well, 0.5)
+    traces = []
+
+    def counted(labels, predictions):
+        traces.append(1)
+        return loss(labels, predictions)
+
+    objective = landscape.Objective(model, data, counted)
+    options = {"scope": 2.0, "num_steps": 400}
+    integrated = {**options, "method": INTEGRATION}
+    value = landscape.local_entropy(objective, **integrated)
+    gradient = landscape.local_entropy_gradient(objective, **options)
+    counts = [len(traces)]
+    assert value == landscape.local_entropy(model, data, loss, **integrated)
+    other = landscape.local_entropy_gradient(model, data, loss, **options)
+    np.testing.assert_array_equal(gradient.gradient, other.gradient)
+    counts.append(len(traces))
+    again = landscape.local_entropy(objective, **integrated, seed=1)
+    landscape.local_entropy_gradient(objective, **options, seed=1)
+    assert again.estimate != value.estimate
+    assert counts == [len(traces)] * 2
+    with pytest.raises(ValueError, match="`loss` must be left out"):
+        landscape.local_entropy(objective, loss=loss, scope=2.0)

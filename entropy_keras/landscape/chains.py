@@ -17,6 +17,7 @@ from entropy_keras import estimators
 from entropy_keras import samplers
 from entropy_keras.landscape.lanczos import extremes
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import made_once
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import hessian_product
 from entropy_keras.landscape.products import operator
@@ -409,6 +410,29 @@ class Chains:
             fn_output_signature=anchor.dtype,
             parallel_iterations=1,
         )
+
+
+def chains_of(
+    objective: Objective,
+    minibatch_size: int | None = None,
+    sampler: str | samplers.Sampler | None = None,
+) -> Chains:
+    """Returns chains, made once an objective where they are the default ones.
+
+    Args:
+        objective: The loss.
+        minibatch_size: See `Chains`.
+        sampler: Likewise.
+
+    Returns:
+        The chains.
+    """
+    if minibatch_size is None and sampler is None:
+        return _default(objective)
+    return Chains(objective, minibatch_size, sampler)
+
+
+_default = made_once(Chains)
 
 
 class Walk(NamedTuple):

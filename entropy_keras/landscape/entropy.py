@@ -8,6 +8,7 @@ import numpy as np
 
 from entropy_keras import samplers
 from entropy_keras.landscape.chains import Chains
+from entropy_keras.landscape.chains import chains_of
 from entropy_keras.landscape.entropy_estimators import LocalEntropyEstimate
 from entropy_keras.landscape.entropy_estimators import importance
 from entropy_keras.landscape.entropy_estimators import integrate_coupling
@@ -17,7 +18,7 @@ from entropy_keras.landscape.gaussian import excess_losses
 from entropy_keras.landscape.gaussian import fit
 from entropy_keras.landscape.lanczos import runs
 from entropy_keras.landscape.mixing import diagnose
-from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import operator
 from entropy_keras.validation import is_integer
@@ -38,11 +39,11 @@ ESTIMATORS = ("displacement", "mean_gradient")
 
 def local_entropy(
     model: Any,
-    data: Any,
-    scope: float,
-    temperature: float = 1.0,
+    data: Any = None,
     loss: Any = None,
     *,
+    scope: float,
+    temperature: float = 1.0,
     method: str = "auto",
     num_chains: int = 4,
     num_steps: int = 500,
@@ -70,13 +71,14 @@ def local_entropy(
     outermost two are the bounds of Gibbs and Bogoliubov, -<f>_0 and -<f>_1.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`, whose compiled chains
+            are used: see there, as for `data`, `loss` and the options.
         data: The samples.
+        loss: The loss; `None` for the compiled one.
         scope: Strength γ of the pull to x, positive, in units of the loss per
             squared weight: weights are explored to a distance of sqrt(T / γ).
         temperature: Temperature T, positive, in units of the loss. Since that
             is a mean, the posterior of N samples has 1 / N.
-        loss: The loss; `None` for the compiled one.
         method: `"monte_carlo"`: the mean of the formula above over independent
             draws; `"importance_sampling"`: over those of the Gaussian that the
             loss looks like along the directions of large curvature, of which
@@ -117,7 +119,7 @@ def local_entropy(
     ... )
     >>> model.set_weights([np.zeros([1, 1])])
     >>> data = np.ones([1, 1], "float32"), np.zeros([1, 1], "float32")
-    >>> found = landscape.local_entropy(model, data, scope=2.0, loss="mse")
+    >>> found = landscape.local_entropy(model, data, "mse", scope=2.0)
     >>> truth = -np.log(2) / 2  # Of f(w) = w**2.
     >>> bool(abs(found.estimate - truth) < found.error_bar)
     True
@@ -130,8 +132,8 @@ def local_entropy(
     """
     plan = Plan(scope, temperature, num_chains, num_steps, step_size, seed)
     _check(method, num_nodes, minimum_loss)
-    objective = Objective(model, data, loss, **options)
-    chains = Chains(objective, minibatch_size, sampler)
+    objective = objective_of(model, data, loss, **options)
+    chains = chains_of(objective, minibatch_size, sampler)
     return estimate_local_entropy(chains, plan, method, num_nodes, minimum_loss)
 
 
@@ -259,11 +261,11 @@ class EntropyGradientEstimate:
 
 def local_entropy_gradient(
     model: Any,
-    data: Any,
-    scope: float,
-    temperature: float = 1.0,
+    data: Any = None,
     loss: Any = None,
     *,
+    scope: float,
+    temperature: float = 1.0,
     estimator: str = "mean_gradient",
     num_chains: int = 8,
     num_steps: int = 500,
@@ -281,11 +283,12 @@ def local_entropy_gradient(
     the other way round.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`, whose compiled chains
+            are used: see there, as for `data`, `loss` and the options.
         data: The samples.
+        loss: The loss; `None` for the compiled one.
         scope: Strength of the pull to the weights x of the model, positive.
         temperature: Temperature, positive.
-        loss: The loss; `None` for the compiled one.
         estimator: `"mean_gradient"` for the mean gradient along the chains,
             `"displacement"` for the scope times how far they moved.
         num_chains: Chains, at least 2; their spread gives the error.
@@ -310,7 +313,9 @@ def local_entropy_gradient(
     ... )
     >>> model.set_weights([np.full([1, 1], 3.0)])
     >>> data = np.ones([1, 1], "float32"), np.zeros([1, 1], "float32")
-    >>> found = landscape.local_entropy_gradient(model, data, 1.0, loss="mse")
+    >>> found = landscape.local_entropy_gradient(
+    ...     model, data, "mse", scope=1.0
+    ... )
     >>> bool((abs(found.gradient - 2.0) < 4 * found.standard_error).all())
     True
 
@@ -321,9 +326,8 @@ def local_entropy_gradient(
     require(
         estimator in ESTIMATORS, "estimator", f"one of {ESTIMATORS}", estimator
     )
-    chains = Chains(
-        Objective(model, data, loss, **options), minibatch_size, sampler
-    )
+    objective = objective_of(model, data, loss, **options)
+    chains = chains_of(objective, minibatch_size, sampler)
     curvature = chains.largest_curvature(plan)
     steps = plan.step_sizes(np.ones(1), curvature)
     samples = chains.run(plan, np.ones(1), steps)

@@ -1,6 +1,7 @@
 """The diagonal of the Fisher information, exact and as Adam sees it."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,6 +10,9 @@ import tensorflow as tf
 
 from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import compiled
+from entropy_keras.landscape.objective import made_once
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
@@ -19,11 +23,11 @@ _ROOM = 30_000_000
 
 def fisher_diagonal(
     model: Any,
-    data: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     kind: str = "empirical",
-    batch_size: int = 1000,
+    **options: Any,
 ) -> np.ndarray:
     """Computes the diagonal of the Fisher information from each sample.
 
@@ -34,7 +38,8 @@ def fisher_diagonal(
     to no sample, is left out. Layers run as in inference.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and `batch_size`.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples, without weights.
         loss: The loss; `None` for the compiled one.
         kind: `"empirical"` takes the labels of the data. `"true"` takes the
@@ -42,16 +47,16 @@ def fisher_diagonal(
             which takes as many gradients per sample as there are classes. It is
             for one label per sample and losses that are minus its logarithm
             of probability, such as all cross-entropies without smoothing.
-        batch_size: Samples per batch when `data` are arrays.
+        **options: `batch_size`.
 
     Returns:
         An array of shape `[n]`, in the dtype of the weights and the order of
         `model.trainable_variables`, each flattened.
 
     Raises:
-        ValueError: If there is no such kind, if `data` has sample weights, or
-            if for the true Fisher information the loss is not such a one; see
-            also `Objective`.
+        ValueError: If there is no such kind, if `data` has sample weights, if
+            layers run as in training, or if for the true Fisher information
+            the loss is not such a one; see also `Objective`.
 
     Example:
     >>> from entropy_keras import landscape
@@ -68,11 +73,17 @@ def fisher_diagonal(
         approximation", arXiv:1905.12558.
     """
     require(kind in KINDS, "kind", f"one of {KINDS}", kind)
-    objective = Objective(model, data, loss, batch_size=batch_size)
+    objective = objective_of(model, data, loss, **options)
+    require(
+        not objective.training,
+        "training",
+        "False: here samples are looked at one by one",
+        objective.training,
+    )
     require_pairs(objective)
     position = objective.position()
-    penalty, its_gradient = _penalty(objective, model, position)
-    squares = _sum_of_squares(objective, position, its_gradient)
+    penalty, its_gradient = objective.penalty(position)
+    squares = _sum_of_squares(objective)
     at_once = max(1, _ROOM // objective.num_parameters)
     total, probability = np.zeros(objective.num_parameters), 0.0
     for batch in objective.batches:
@@ -85,7 +96,7 @@ def fisher_diagonal(
             )
             # The probability of the label is exp(-loss) without the penalty.
             offset = penalty if kind == "true" else None
-            part, mass = squares(chunk, offset)
+            part, mass = squares(position, its_gradient, chunk, offset)
             total += part.numpy()
             probability += float(mass)
     selfcheck.require_finite(total, "the squared gradients")
@@ -250,69 +261,75 @@ def _check_adam(
     )
 
 
-def _penalty(
-    objective: Objective, model: keras.Model, position: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the regularization loss of the weights and its gradient."""
-    with tf.GradientTape() as tape:
-        tape.watch(position)
-        weights = objective.split(position)
-        mapping = list(zip(objective.variables, weights, strict=True))
-        with keras.StatelessScope(mapping, collect_losses=True):
-            terms = [tf.cast(term, objective.dtype) for term in model.losses]
-        penalty = tf.add_n([tf.zeros([], objective.dtype), *terms])
-    zero = tf.UnconnectedGradients.ZERO
-    return penalty, tape.gradient(penalty, position, None, zero)
-
-
-def _sum_of_squares(
-    objective: Objective, position: tf.Tensor, penalty_gradient: tf.Tensor
-) -> Any:
+@made_once
+def _sum_of_squares(objective: Objective) -> Callable[..., Any]:
     """Returns a function that adds up squared gradients of samples.
 
     Args:
         objective: The loss.
-        position: The weights.
-        penalty_gradient: What to take off from each gradient.
 
     Returns:
-        A compiled function of a batch and `None`, or a number that is taken
-        off from each loss, whereupon samples are weighted by exp(-loss). It
-        returns the sum and the sum of these weights.
-
-    Raises:
-        ValueError: If the gradients of samples that are computed together are
-            not those of single ones.
+        A compiled function of the weights, of what to take off from each
+        gradient, of a batch, and of `None`, or a number that is taken off from
+        each loss, whereupon samples are weighted by exp(-loss). It returns the
+        sum and the sum of these weights. Its first call raises a `ValueError`
+        if the gradients of samples that are computed together are not those of
+        single ones.
     """
 
-    def one(sample: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = keras.tree.map_structure(lambda leaf: leaf[tf.newaxis], sample)
-        loss, gradient = objective.batch_loss_and_gradient(position, batch)
-        return loss, tf.square(gradient - penalty_gradient)
+    def sample_of(position: tf.Tensor, penalty_gradient: tf.Tensor) -> Any:
+        def one(sample: Any) -> tuple[tf.Tensor, tf.Tensor]:
+            batch = keras.tree.map_structure(
+                lambda leaf: leaf[tf.newaxis], sample
+            )
+            loss, gradient = objective.batch_loss_and_gradient(position, batch)
+            return loss, tf.square(gradient - penalty_gradient)
 
-    @tf.function(jit_compile=False, autograph=False)
-    def both_ways(batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return one
+
+    @compiled
+    def both_ways(
+        position: tf.Tensor, penalty_gradient: tf.Tensor, batch: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        one = sample_of(position, penalty_gradient)
         types = objective.dtype, objective.dtype
         alone = tf.map_fn(one, batch, fn_output_signature=types)
         return tf.vectorized_map(one, batch)[1], alone[1]
 
-    first = keras.tree.map_structure(
-        lambda leaf: leaf[:2], objective.batches[0]
-    )
-    together, alone = both_ways(first)
-    selfcheck.require_equal(
-        together.numpy(), alone.numpy(), objective.precision
-    )
-
-    @tf.function(jit_compile=False, autograph=False)
-    def total(batch: Any, offset: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    @compiled
+    def total(
+        position: tf.Tensor,
+        penalty_gradient: tf.Tensor,
+        batch: Any,
+        offset: Any,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        one = sample_of(position, penalty_gradient)
         losses, squares = tf.vectorized_map(one, batch)
         weights = tf.ones_like(losses)
         if offset is not None:
             weights = tf.exp(offset - losses)
         return tf.linalg.matvec(squares, weights, True), tf.reduce_sum(weights)
 
-    return total
+    unchecked = [True]
+
+    def checked(
+        position: tf.Tensor,
+        penalty_gradient: tf.Tensor,
+        batch: Any,
+        offset: Any,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if unchecked:
+            first = keras.tree.map_structure(
+                lambda leaf: leaf[:2], objective.batches[0]
+            )
+            together, alone = both_ways(position, penalty_gradient, first)
+            selfcheck.require_equal(
+                together.numpy(), alone.numpy(), objective.precision
+            )
+            unchecked.clear()
+        return total(position, penalty_gradient, batch, offset)
+
+    return checked
 
 
 def _with_every_label(

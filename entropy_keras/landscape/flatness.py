@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from entropy_keras.landscape.ascent import precision
-from entropy_keras.landscape.chains import Chains
+from entropy_keras.landscape.chains import chains_of
 from entropy_keras.landscape.density import Spectrum
 from entropy_keras.landscape.entropy_estimators import LocalEntropyEstimate
 from entropy_keras.landscape.entropy_estimators import importance
@@ -26,7 +26,6 @@ from entropy_keras.landscape.lanczos import runs
 from entropy_keras.landscape.lanczos import share_bounds
 from entropy_keras.landscape.lanczos import trace_from
 from entropy_keras.landscape.objective import Objective
-from entropy_keras.landscape.objective import made_once
 from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import operator
@@ -243,7 +242,7 @@ class _Survey:
         self._plan = plan
         self._clock = clock
         self._minimum_loss = minimum_loss
-        self._chains = _chains(objective)
+        self._chains = chains_of(objective)
         self._hessian = operator(objective, self._chains.hessian_product)
         self._first: Lanczos | None = None
         position = objective.position()
@@ -405,9 +404,6 @@ class _Survey:
         distances = np.linspace(-1.0, 1.0, count - 1 + count % 2)
         seed = self._plan.seed
         return along(self._objective, 1, distances, None, True, seed)
-
-
-_chains = made_once(Chains)  # compiled once an objective
 
 
 def _seconds(function: Callable[[], Any]) -> float:

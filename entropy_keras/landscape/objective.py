@@ -17,6 +17,9 @@ from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
 T = TypeVar("T")
+_HALVES = (tf.float16, tf.bfloat16)
+# So few samples add up in half precision as well.
+_FEW = 16
 
 
 class Objective:
@@ -55,14 +58,17 @@ class Objective:
         precision: The relative precision of the coarsest floating type that a
             layer computes in.
         precision_of_products: That of products of the Hessian.
+        loss: The loss as it was given, or compiled.
+        training: Whether layers run as in training.
         vectorizes: Whether backward passes may be vectorized.
         products: What is compiled of it, such as products with its
             derivatives, by what made it: once each.
 
     Raises:
         ValueError: If the model is not built or has no trainable weight, if
-            there is no loss or one that is not a mean over samples, or if
-            `data` is empty, endless or not such a structure.
+            there is no loss or one that is not a mean over samples, if `data`
+            is empty, endless or not such a structure, or if sums over as many
+            samples are wrong in the half precision of a layer.
 
     Example:
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
@@ -106,7 +112,8 @@ class Objective:
         )
         self.name: str = model.name
         self._model = model
-        self._training = training
+        self.training = training
+        self.loss = model.loss if loss is None else loss
         self._loss = None if loss is None else _as_loss(loss, self.dtype)
         self.vectorizes = selfcheck.vectorizes(model)
         self._shapes = [tuple(v.shape) for v in self.variables]
@@ -117,6 +124,8 @@ class Objective:
         self.gradient = self.mean(
             lambda *at: self.batch_loss_and_gradient(*at)[1]
         )
+        if self.precision > selfcheck.EPS["float32"] and not training:
+            self._require_sums()
 
     def position(self) -> tf.Tensor:
         """Returns the current weights of the model, of shape `[n]`."""
@@ -181,11 +190,12 @@ class Objective:
             The predictions, passed through `through`, and the scalar loss.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        model, training = self._model, self._training
+        model, training = self._model, self.training
         mapping = list(zip(self.variables, weights, strict=True))
         with (
             keras.StatelessScope(mapping, collect_losses=True),
-            mock.patch.object(tf.nn, "moments", _moments),
+            mock.patch.object(tf, "gather", _gather),
+            mock.patch.multiple(tf.nn, **_STAND_INS),
         ):
             predictions = through(
                 model(x, **passes.training_argument(model.call, training))
@@ -204,6 +214,24 @@ class Objective:
                     loss += tf.cast(term, loss.dtype)
         return predictions, tf.cast(loss, self.dtype)
 
+    def penalty(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the regularization loss of the weights and its gradient.
+
+        Args:
+            position: The weights, of shape `[n]`.
+        """
+        with tf.GradientTape() as tape:
+            tape.watch(position)
+            weights = self.split(position)
+            mapping = list(zip(self.variables, weights, strict=True))
+            with keras.StatelessScope(mapping, collect_losses=True):
+                terms = [
+                    tf.cast(term, self.dtype) for term in self._model.losses
+                ]
+            penalty = tf.add_n([tf.zeros([], self.dtype), *terms])
+        zero = tf.UnconnectedGradients.ZERO
+        return penalty, tape.gradient(penalty, position, None, zero)
+
     def outputs(self, weights: Sequence[tf.Tensor], x: Any) -> Any:
         """Predicts, as in inference, and assigns nothing.
 
@@ -221,21 +249,67 @@ class Objective:
             )
 
     def batch_loss_and_gradient(
-        self, position: tf.Tensor, batch: Any
+        self, position: tf.Tensor, batch: Any, loss_scale: float | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the loss of one batch and its gradient, of shape `[n]`.
 
         Args:
             position: The weights, of shape `[n]`.
             batch: One of `batches`.
+            loss_scale: What the loss is multiplied by on the way; `None` for
+                what suits `batches`.
         """
+        scale = self.loss_scale if loss_scale is None else loss_scale
         with tf.GradientTape() as tape:
             tape.watch(position)
             loss = self.batch_loss(position, batch)
-            scaled = loss * self.loss_scale
+            scaled = loss * scale
         zero = tf.UnconnectedGradients.ZERO
         gradient = tape.gradient(scaled, position, None, zero)
-        return loss, gradient / self.loss_scale
+        return loss, gradient / scale
+
+    def _require_sums(self) -> None:
+        """Refuses half precision whose sums over samples stop to grow.
+
+        The gradient of some samples is also that of as many copies of them as
+        fill a batch. Where copies are not treated alike, nothing is known.
+
+        Raises:
+            ValueError: If the two differ by more than rounding.
+        """
+        batch = max(self.batches, key=_length)
+        copies = 2 ** int(np.log2(max(1.0, _length(batch) / _FEW)))
+        few = _length(batch) // copies
+        leaves = [x for x in keras.tree.flatten(batch) if x is not None]
+        inputs = keras.tree.flatten(getattr(self._model, "inputs", None) or [])
+        fixed = any(x.shape[0] is not None for x in inputs)
+        if copies == 1 or fixed or not all(map(tf.is_tensor, leaves)):
+            return
+        position = self.position()
+        few_alone, many = (
+            keras.tree.map_structure(
+                lambda x, k=k: (
+                    None if x is None else tf.concat([x[:few]] * k, 0)
+                ),
+                batch,
+            )
+            for k in (1, copies)
+        )
+        x, *_ = keras.utils.unpack_x_y_sample_weight(many)
+        outputs = self.outputs(self.split(position), x)
+        for output in keras.tree.flatten(outputs):
+            first, second = output[:few], output[few : 2 * few]
+            if not selfcheck.are_near(first, second, self.precision):
+                return
+        # Samples have the same derivatives in both, then.
+        alone, together = (
+            self.batch_loss_and_gradient(position, part, scale)[1].numpy()
+            for part, scale in (
+                (few_alone, self.loss_scale / copies),
+                (many, self.loss_scale),
+            )
+        )
+        selfcheck.require_sum(together, alone, self.precision, few * copies)
 
     def mean(
         self, function: Callable[..., tf.Tensor]
@@ -265,6 +339,23 @@ class Objective:
             return total
 
         return averaged
+
+
+def compiled(function: Callable[..., T]) -> Callable[..., T]:
+    """Returns a function compiled, never with XLA: see `Objective.mean`.
+
+    Args:
+        function: A function of tensors.
+
+    Returns:
+        The compiled one, which does not warn of every new objective.
+    """
+    graph = tf.function(function, jit_compile=False, autograph=False)
+
+    def call(*tensors: Any) -> T:
+        return graph.get_concrete_function(*tensors)(*tensors)
+
+    return call
 
 
 def made_once(make: Callable[[Objective], T]) -> Callable[[Objective], T]:
@@ -405,6 +496,56 @@ def _moments(
     squares = tf.math.squared_difference(x, mean)
     variance = tf.reduce_mean(squares, axes, keepdims=keepdims)
     return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+
+def _in_single(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """Returns a function that computes in float32 where it is given less.
+
+    Its value, rounded again, is the same. Its derivative by what all samples
+    have in common is a sum over them, which TensorFlow takes in the type of
+    the terms: bfloat16, of 8 bits, stops to grow after some 256 of them, so
+    that of a thousand samples a bias has a third of its gradient.
+
+    Args:
+        function: A function of TensorFlow.
+
+    Returns:
+        Its stand-in.
+    """
+
+    @functools.wraps(function)
+    def computed(*arguments: Any, **options: Any) -> tf.Tensor:
+        given = arguments, options
+        types = [getattr(x, "dtype", None) for x in tf.nest.flatten(given)]
+        half = next((kind for kind in _HALVES if kind in types), None)
+        if half is None:
+            return function(*arguments, **options)
+        arguments, options = tf.nest.map_structure(
+            lambda x: (
+                tf.cast(x, tf.float32)
+                if getattr(x, "dtype", None) == half
+                else x
+            ),
+            given,
+        )
+        return tf.cast(function(*arguments, **options), half)
+
+    return computed
+
+
+# What layers of Keras sum up over samples with, by the name in `tf.nn`.
+_SUMS = (
+    "bias_add",
+    "depthwise_conv2d",
+    "embedding_lookup",
+    "safe_embedding_lookup_sparse",
+    "separable_conv2d",
+)
+_STAND_INS: dict[str, Any] = {
+    name: _in_single(getattr(tf.nn, name)) for name in _SUMS
+}
+_STAND_INS["moments"] = _moments
+_gather = _in_single(tf.gather)
 
 
 def _batches(data: Any, batch_size: int) -> list[Any]:

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from entropy_keras import requirements
 from entropy_keras.landscape.density import Spectrum
-from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.products import hessian_operator
 from entropy_keras.landscape.products import restricted_operator
 from entropy_keras.landscape.products import weight_indices
@@ -78,8 +77,8 @@ def plot_spectra(spectra: Mapping[str, Spectrum]) -> Any:
 
 
 def layer_traces(
-    model: keras.Model,
-    data: Any,
+    model: Any,
+    data: Any = None,
     loss: Any = None,
     *,
     num_products: int = 30,
@@ -89,7 +88,8 @@ def layer_traces(
     """Estimates the trace of the Hessian's block of each variable.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
         data: The samples.
         loss: The loss; `None` for the compiled one.
         num_products: Products for each variable, at least 6.
@@ -110,14 +110,15 @@ def layer_traces(
     >>> [round(trace.value, 3) for trace in traces.values()]
     [2.0, 2.0]
     """
-    operator = hessian_operator(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
+    operator = hessian_operator(objective)
     return {
         variable.path: trace(
-            restricted_operator(operator, weight_indices(model, variable)),
+            restricted_operator(operator, weight_indices(objective, variable)),
             num_products=num_products,
             seed=seed,
         )
-        for variable in model.trainable_variables
+        for variable in objective.variables
     }
 
 
@@ -158,7 +159,7 @@ def plot_layer_traces(traces: Mapping[str, Mapping[str, Trace]]) -> Any:
 
 
 def plot_training_path(
-    model: keras.Model,
+    model: Any,
     data: Any,
     path: Sequence[Any],
     loss: Any = None,
@@ -173,8 +174,9 @@ def plot_training_path(
     how much of its variance is.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options.
-        data: The samples.
+        model: A model with data, or an `Objective`: see there, as for `data`,
+            `loss` and the options.
+        data: The samples, `None` with an `Objective`.
         path: Trainable weights along the training, three or more, each a list
             of arrays in the order of `model.trainable_variables`.
         loss: The loss; `None` for the compiled one.
@@ -209,7 +211,7 @@ def plot_training_path(
         "an integer of at least 3",
         num_points,
     )
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     points = [
         np.concatenate([np.asarray(w, float).reshape(-1) for w in each])
         for each in path

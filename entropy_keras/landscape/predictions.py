@@ -14,7 +14,7 @@ from entropy_keras import samplers
 from entropy_keras.landscape import mixing
 from entropy_keras.landscape.chains import Chains
 from entropy_keras.landscape.chains import Walk
-from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
@@ -101,10 +101,10 @@ def local_predictions(
     statistics that belong to them, and nothing is dropped.
 
     Args:
-        model: See `Objective`, as for `data`, `loss` and the options. It has
-            one output.
+        model: A model with one output, or an `Objective` of it: see there, as
+            for `data`, `loss` and the options.
         x: Inputs to predict for, an array or a structure of them.
-        data: The samples that it was trained on.
+        data: The samples that it was trained on, `None` with an `Objective`.
         scope: Strength of the pull to the weights, positive.
         temperature: Positive, in units of the loss.
         loss: The loss; `None` for the compiled one.
@@ -157,11 +157,11 @@ def local_predictions(
         are Bayesian neural network posteriors really like?", ICML 2021.
     """
     plan = Plan(scope, temperature, num_chains, step_size=step_size, seed=seed)
-    objective = Objective(model, data, loss, **options)
+    objective = objective_of(model, data, loss, **options)
     predictor = Predictor(
         Chains(objective, minibatch_size, sampler),
         x,
-        activation or _activation(model.loss if loss is None else loss),
+        activation or _activation(objective.loss),
         options.get("batch_size", 1000),
     )
     found = predictor.predict(plan, num_samples, steps_per_sample, metric)

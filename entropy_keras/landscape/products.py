@@ -205,11 +205,11 @@ def symmetric_operator(
     return found
 
 
-def weight_indices(model: keras.Model, layers: Any) -> np.ndarray:
+def weight_indices(model: keras.Model | Objective, layers: Any) -> np.ndarray:
     """Returns where weights of layers are in the vector of all.
 
     Args:
-        model: A built model.
+        model: A built model, or an `Objective` of it.
         layers: A layer or variable of it, or several.
 
     Returns:
@@ -233,7 +233,12 @@ def weight_indices(model: keras.Model, layers: Any) -> np.ndarray:
         ) else [each]  # fmt: skip
         wanted |= {id(variable) for variable in own}
     found, start = [], 0
-    for variable in model.trainable_variables:
+    every = (
+        model.variables
+        if isinstance(model, Objective)
+        else model.trainable_variables
+    )
+    for variable in every:
         size = int(np.prod(variable.shape))
         if id(variable) in wanted:
             found.append(np.arange(start, start + size))

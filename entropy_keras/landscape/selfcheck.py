@@ -203,6 +203,51 @@ def require_equal(
     )
 
 
+def are_near(one: tf.Tensor, other: tf.Tensor, precision: float) -> bool:
+    """Tells whether two tensors are of one shape, and equal but for rounding.
+
+    Args:
+        one: The one.
+        other: The other.
+        precision: The relative precision of the model, one of `EPS`.
+
+    Returns:
+        Whether they are.
+    """
+    if one.shape != other.shape:
+        return False
+    of_one, of_other = (x.numpy().astype("float64") for x in (one, other))
+    difference = np.linalg.norm(of_one - of_other)
+    return bool(difference <= 4.0 * precision * np.linalg.norm(of_one))
+
+
+def require_sum(
+    together: np.ndarray, alone: np.ndarray, precision: float, count: int
+) -> None:
+    """Refuses gradients that are others if samples are many.
+
+    Args:
+        together: The gradient of many copies of some samples.
+        alone: That of these samples.
+        precision: The relative precision of the model, one of `EPS`.
+        count: How many samples are together.
+
+    Raises:
+        ValueError: If they differ by more than rounding.
+    """
+    difference = float(np.linalg.norm(together - alone))
+    scale = float(np.linalg.norm(alone))
+    if np.isfinite(difference) and scale:
+        require(
+            difference <= 8.0 * precision * scale,
+            "batch_size",
+            "smaller, or the model a copy of it in float32: a layer sums over "
+            "samples in half precision, where sums stop to grow",
+            f"{count} samples, whose gradient is off by "
+            f"{difference / scale:.1%}",
+        )
+
+
 def require_symmetric(
     product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     position: tf.Tensor,
