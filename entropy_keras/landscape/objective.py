@@ -5,19 +5,19 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
-from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from entropy_keras import passes
+from entropy_keras.landscape import samples
 from entropy_keras.landscape import selfcheck
+from entropy_keras.landscape import substitutes
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
 
 T = TypeVar("T")
-_HALVES = (tf.float16, tf.bfloat16)
 # So few samples add up in half precision as well.
 _FEW = 16
 
@@ -91,9 +91,9 @@ class Objective:
     ) -> None:
         _check(model, loss, batch_size)
         self.variables: list[keras.Variable] = model.trainable_variables
-        self.batches = _batches(data, batch_size)
-        _require_finite(self.batches)
-        sizes = [_length(batch) for batch in self.batches]
+        self.batches = samples.batches_of(data, batch_size)
+        samples.require_finite(self.batches)
+        sizes = [samples.length(batch) for batch in self.batches]
         self.num_samples = sum(sizes)
         _require_finite_weights(model)
         single = "float64" not in {v.dtype for v in self.variables}
@@ -194,8 +194,7 @@ class Objective:
         mapping = list(zip(self.variables, weights, strict=True))
         with (
             keras.StatelessScope(mapping, collect_losses=True),
-            mock.patch.object(tf, "gather", _gather),
-            mock.patch.multiple(tf.nn, **_STAND_INS),
+            substitutes.in_place(),
         ):
             predictions = through(
                 model(x, **passes.training_argument(model.call, training))
@@ -277,9 +276,9 @@ class Objective:
         Raises:
             ValueError: If the two differ by more than rounding.
         """
-        batch = max(self.batches, key=_length)
-        copies = 2 ** int(np.log2(max(1.0, _length(batch) / _FEW)))
-        few = _length(batch) // copies
+        batch = max(self.batches, key=samples.length)
+        copies = 2 ** int(np.log2(max(1.0, samples.length(batch) / _FEW)))
+        few = samples.length(batch) // copies
         leaves = [x for x in keras.tree.flatten(batch) if x is not None]
         inputs = keras.tree.flatten(getattr(self._model, "inputs", None) or [])
         fixed = any(x.shape[0] is not None for x in inputs)
@@ -473,167 +472,6 @@ def _check(model: keras.Model, loss: Any, batch_size: int) -> None:
     )
 
 
-def _moments(
-    x: tf.Tensor, axes: Any, shift: Any = None, keepdims: bool = False
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns mean and variance, differentiable twice.
-
-    `tf.nn.moments` hides from differentiation that the variance depends on the
-    mean. The first derivative has no such term; the second one has, so
-    Hessians through normalization layers would be wrong.
-
-    Args:
-        x: The tensor.
-        axes: Axes to reduce.
-        shift: Not used, as in `tf.nn.moments`.
-        keepdims: Whether the reduced axes stay.
-
-    Returns:
-        Mean and variance.
-    """
-    del shift
-    mean = tf.reduce_mean(x, axes, keepdims=True)
-    squares = tf.math.squared_difference(x, mean)
-    variance = tf.reduce_mean(squares, axes, keepdims=keepdims)
-    return (mean if keepdims else tf.squeeze(mean, axes)), variance
-
-
-def _in_single(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """Returns a function that computes in float32 where it is given less.
-
-    Its value, rounded again, is the same. Its derivative by what all samples
-    have in common is a sum over them, which TensorFlow takes in the type of
-    the terms: bfloat16, of 8 bits, stops to grow after some 256 of them, so
-    that of a thousand samples a bias has a third of its gradient.
-
-    Args:
-        function: A function of TensorFlow.
-
-    Returns:
-        Its stand-in.
-    """
-
-    @functools.wraps(function)
-    def computed(*arguments: Any, **options: Any) -> tf.Tensor:
-        given = arguments, options
-        types = [getattr(x, "dtype", None) for x in tf.nest.flatten(given)]
-        half = next((kind for kind in _HALVES if kind in types), None)
-        if half is None:
-            return function(*arguments, **options)
-        arguments, options = tf.nest.map_structure(
-            lambda x: (
-                tf.cast(x, tf.float32)
-                if getattr(x, "dtype", None) == half
-                else x
-            ),
-            given,
-        )
-        return tf.cast(function(*arguments, **options), half)
-
-    return computed
-
-
-# What layers of Keras sum up over samples with, by the name in `tf.nn`.
-_SUMS = (
-    "bias_add",
-    "depthwise_conv2d",
-    "embedding_lookup",
-    "safe_embedding_lookup_sparse",
-    "separable_conv2d",
-)
-_STAND_INS: dict[str, Any] = {
-    name: _in_single(getattr(tf.nn, name)) for name in _SUMS
-}
-_STAND_INS["moments"] = _moments
-_gather = _in_single(tf.gather)
-
-
-def _batches(data: Any, batch_size: int) -> list[Any]:
-    """Returns the batches of the data, as tensors in memory.
-
-    Args:
-        data: See `Objective`.
-        batch_size: Samples per batch of arrays.
-
-    Returns:
-        A list of tuples.
-
-    Raises:
-        ValueError: If `data` is not such a structure.
-    """
-    form = "arrays `(x, y)` or a finite, batched `tf.data.Dataset` of them"
-    if isinstance(data, tf.data.Dataset):
-        endless = data.cardinality() == tf.data.INFINITE_CARDINALITY
-        require(not bool(endless), "data", f"{form}; `take` a part", data)
-        ranks = [spec.shape.rank for spec in tf.nest.flatten(data.element_spec)]
-        require(0 not in ranks, "data", f"{form}: `batch` it", data)
-        batches = list(data)
-        require(bool(batches), "data", "not empty", data)
-        return batches
-    require(isinstance(data, tuple), "data", form, type(data).__name__)
-    uneven = (tf.RaggedTensor, tf.SparseTensor)
-    require(
-        not any(isinstance(leaf, uneven) for leaf in tf.nest.flatten(data)),
-        "data",
-        "dense arrays: use `to_tensor` of ragged ones, `tf.sparse.to_dense` of "
-        "sparse ones",
-        "a ragged or sparse tensor",
-    )
-    # Labels and weights may be absent.
-    data = keras.tree.map_structure(
-        lambda leaf: None if leaf is None else tf.convert_to_tensor(leaf), data
-    )
-    lengths = {
-        len(leaf) if leaf.shape.rank else 0
-        for leaf in keras.tree.flatten(data)
-        if leaf is not None
-    }
-    require(
-        len(lengths) == 1 and lengths != {0},
-        "data",
-        "arrays of one and the same positive length",
-        f"lengths {sorted(lengths)}",
-    )
-    (length,) = lengths
-
-    def part(start: int) -> Any:
-        return keras.tree.map_structure(
-            lambda array: (
-                None if array is None else array[start : start + batch_size]
-            ),
-            data,
-        )
-
-    return [part(start) for start in range(0, length, batch_size)]
-
-
-def _require_finite(batches: Sequence[Any]) -> None:
-    """Refuses data with a number that is not finite.
-
-    Args:
-        batches: The batches.
-
-    Raises:
-        ValueError: If there is one; it says where.
-    """
-    for batch in batches:
-        parts = keras.utils.unpack_x_y_sample_weight(batch)
-        for name, part in zip(("x", "y", "sample_weight"), parts, strict=True):
-            for leaf in keras.tree.flatten(part):
-                values = getattr(leaf, "values", leaf)  # of a sparse one
-                if tf.is_tensor(values) and values.dtype.is_floating:
-                    bad = tf.reduce_sum(
-                        tf.cast(~tf.math.is_finite(values), tf.int64)
-                    )
-                    require(
-                        int(bad) == 0,
-                        "data",
-                        "finite numbers: leave those samples out",
-                        f"{int(bad)} numbers in {name} that are NaN or "
-                        "infinite",
-                    )
-
-
 def _require_finite_weights(model: keras.Model) -> None:
     """Refuses weights, or statistics, that are not finite.
 
@@ -652,10 +490,6 @@ def _require_finite_weights(model: keras.Model) -> None:
             "one with finite weights: load those from before they diverged",
             f"numbers in {variable.path} that are NaN or infinite",
         )
-
-
-def _length(batch: Any) -> int:
-    return int(keras.tree.flatten(batch)[0].shape[0])
 
 
 class _Mean(keras.losses.Loss):
