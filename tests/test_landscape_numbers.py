@@ -78,7 +78,8 @@ def test_small_gradients_do_not_vanish_in_float16():
         )
         for policy in ("mixed_float16", "float32")
     )
-    assert difference(found, expected) < 0.02
+    # 2 % by rounding; if they vanish, or some of them, 100 %, or tens.
+    assert difference(found, expected) < 0.05
 
 
 class Scale(layers.Layer):

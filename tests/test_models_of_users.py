@@ -214,11 +214,12 @@ def test_without_effect_it_is_plain_sgd(make):
     assert isinstance(model, entropy_keras.EntropyModel)
     assert len(model.weights) == len(plain.weights)
     states = [m.variables + passes.carried_states(m) for m in (model, plain)]
-    # Keras sums the sparse gradient of an embedding in another order.
-    rtol = 1e-4 if make is backbone else 0.0
+    # Keras sums the sparse gradient of an embedding in another order, and some
+    # processors round a product within another graph otherwise.
+    rtol = 1e-4 if make is backbone else 2e-6
     for actual, other in zip(*states, strict=True):
         np.testing.assert_allclose(
-            actual.numpy(), other.numpy(), rtol, rtol * 1e-3, err_msg=other.path
+            actual.numpy(), other.numpy(), rtol, 1e-7, err_msg=other.path
         )
     assert history.keys() == expected.keys()
     for name, values in expected.items():
