@@ -112,11 +112,10 @@ def with_table(page: str, name: str) -> str:
         ValueError: If the page does not have these marks once.
     """
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-    pattern = re.compile(
-        f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.S
+    content = begin + table(TABLES[name]) + end
+    new, count = re.subn(
+        f"{begin}.*?{end}", lambda _: content, page, flags=re.S
     )
-    content = table(TABLES[name])
-    new, count = pattern.subn(lambda _: content, page)
     if count != 1:
         raise ValueError(f"the page has the marks of {name!r} {count} times")
     return new

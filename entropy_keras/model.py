@@ -394,8 +394,12 @@ class EntropyModel(keras.Model):
         Returns:
             The logs, or what the leg hands to the next.
         """
-        count = optimizer.minibatches_per_update // (leg.num_legs if leg else 1)
-        minibatch = batching.split(group, count)
+        minibatch = batching.split(
+            group,
+            optimizer.minibatches_per_group
+            if leg
+            else optimizer.minibatches_per_update,
+        )
         passes.build(self, minibatch(0))
         self._entrust_states()
         if not self.trainable_variables:

@@ -176,6 +176,7 @@ def synchronized(**arguments):
 def legs(chains):
     """Updates of two replicas in three legs, and from one group each."""
     x, y = data(4)
+    normalize = chains == "per_replica"
 
     def trained(num_groups, x, y):
         model = compiled(
@@ -183,7 +184,7 @@ def legs(chains):
                 chains=chains, temperature=1e-4, groups_per_update=num_groups
             ),
             TWO,
-            normalize=chains == "per_replica",
+            normalize=normalize,
             dropout=0.2,
         )
         batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(
@@ -200,10 +201,7 @@ def legs(chains):
     return {
         "difference": distance(weights, expected),
         "moved": distance(
-            weights,
-            everything(
-                compiled(entropy_sgd, None, normalize=chains == "per_replica")
-            ),
+            weights, everything(compiled(entropy_sgd, normalize=normalize))
         ),
         "loss": [loss, loss_of_one],
     }

@@ -45,10 +45,7 @@ CASES = {
         langevin_learning_rate=None,
         metric="rms_gradients",
     ),
-    "thermostat": lambda n: entropy_sgd(
-        n,
-        sampler="sgnht",
-    ),
+    "thermostat": lambda n: entropy_sgd(n, sampler="sgnht"),
     "mean_gradient": lambda n: entropy_sgd(
         n,
         estimator="mean_gradient",
@@ -58,10 +55,9 @@ CASES = {
 }
 
 
-def batches(count=STEPS * UPDATES, **arguments):
-    arguments = {"drop_remainder": True} | arguments
+def batches(count=STEPS * UPDATES):
     slices = tf.data.Dataset.from_tensor_slices((X, Y))
-    return slices.batch(BATCH, **arguments).take(count)
+    return slices.batch(BATCH, drop_remainder=True).take(count)
 
 
 def make_model(optimizer, policy="float32", recurrent=False, **arguments):

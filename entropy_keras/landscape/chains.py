@@ -17,6 +17,7 @@ from entropy_keras import estimators
 from entropy_keras import samplers
 from entropy_keras.landscape.lanczos import extremes
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import compiled
 from entropy_keras.landscape.objective import made_once
 from entropy_keras.landscape.plan import Plan
 from entropy_keras.landscape.products import hessian_product
@@ -108,7 +109,7 @@ class Chains:
         self.evaluate = self._over_data(_loss_and_gradient)
         self._losses = self._over_data(Objective.batch_loss)
         self._moments = self.walker(lambda walk, *moments: tf.stack(moments))
-        self._compiled_draw = _compiled(self._draw)
+        self._compiled_draw = compiled(self._draw)
         self.hessian_product = hessian_product(objective)
 
     def run(self, plan: Plan, couplings: Any, step_sizes: Any) -> Samples:
@@ -203,8 +204,8 @@ class Chains:
             after them, the losses where they begin, of shape `[steps, chains]`,
             and the sum.
         """
-        compiled = _compiled(functools.partial(self._walk, measure))
-        return lambda walk, num_steps: compiled(walk, tf.constant(num_steps))
+        walk_on = compiled(functools.partial(self._walk, measure))
+        return lambda walk, num_steps: walk_on(walk, tf.constant(num_steps))
 
     def _chain(
         self, setting: samplers.Setting, seed: tf.Tensor, stationary: bool
@@ -475,16 +476,6 @@ class _Noise(NamedTuple):
     def normal(self, like: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """Returns standard normals under a key, of the shape of a tensor."""
         return tf.random.stateless_normal(like.shape, key, dtype=like.dtype)
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = tf.function(function, autograph=False)
-
-    def call(*tensors: tf.Tensor) -> Any:
-        # Called directly, it would warn of every new object.
-        return compiled.get_concrete_function(*tensors)(*tensors)
-
-    return call
 
 
 def _loss_and_gradient(

@@ -310,26 +310,22 @@ def _sum_of_squares(objective: Objective) -> Callable[..., Any]:
             weights = tf.exp(offset - losses)
         return tf.linalg.matvec(squares, weights, True), tf.reduce_sum(weights)
 
-    unchecked = [True]
-
-    def checked(
+    def check(
+        found: Any,
         position: tf.Tensor,
         penalty_gradient: tf.Tensor,
-        batch: Any,
-        offset: Any,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        if unchecked:
-            first = keras.tree.map_structure(
-                lambda leaf: leaf[:2], objective.batches[0]
-            )
-            together, alone = both_ways(position, penalty_gradient, first)
-            selfcheck.require_equal(
-                together.numpy(), alone.numpy(), objective.precision
-            )
-            unchecked.clear()
-        return total(position, penalty_gradient, batch, offset)
+        *others: Any,
+    ) -> None:
+        del found, others
+        first = keras.tree.map_structure(
+            lambda leaf: leaf[:2], objective.batches[0]
+        )
+        together, alone = both_ways(position, penalty_gradient, first)
+        selfcheck.require_equal(
+            together.numpy(), alone.numpy(), objective.precision
+        )
 
-    return checked
+    return selfcheck.checked(total, check)
 
 
 def _with_every_label(

@@ -327,14 +327,12 @@ class Objective:
             weighted by its number of samples. As `batches` it takes what
             stands for each batch in place of the batch itself.
         """
-        compiled = tf.function(function, jit_compile=False, autograph=False)
+        of_batch = compiled(function)
 
         def averaged(*tensors: Any, batches: Any = self.batches) -> tf.Tensor:
             total = 0.0
             for share, batch in zip(self._shares, batches, strict=True):
-                # Called directly, it would warn of every new objective.
-                concrete = compiled.get_concrete_function(*tensors, batch)
-                total += share * concrete(*tensors, batch)
+                total += share * of_batch(*tensors, batch)
             return total
 
         return averaged
@@ -352,6 +350,7 @@ def compiled(function: Callable[..., T]) -> Callable[..., T]:
     graph = tf.function(function, jit_compile=False, autograph=False)
 
     def call(*tensors: Any) -> T:
+        # Called directly, it would warn of every new one.
         return graph.get_concrete_function(*tensors)(*tensors)
 
     return call

@@ -360,19 +360,16 @@ def hessian_product(objective: Objective) -> Product:
 
     custom: list[bool] = []
     averaged = objective.mean(product)
-    unchecked = [True]
 
-    def checked(position: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
-        if unchecked:
-            selfcheck.require_symmetric(averaged, position, objective.precision)
-            if custom:
-                selfcheck.require_differences(
-                    averaged, objective.gradient, position
-                )
-            unchecked.clear()
-        return averaged(position, vector)
+    def check(found: tf.Tensor, position: tf.Tensor, vector: tf.Tensor) -> None:
+        del found, vector
+        selfcheck.require_symmetric(averaged, position, objective.precision)
+        if custom:
+            selfcheck.require_differences(
+                averaged, objective.gradient, position
+            )
 
-    return checked
+    return selfcheck.checked(averaged, check)
 
 
 @made_once
@@ -408,19 +405,13 @@ def gauss_newton_product(objective: Objective) -> Product:
         selfcheck.require_differentiable(found)
         return found / objective.loss_scale
 
-    averaged = objective.mean(product)
-    unchecked = [True]
+    def check(found: tf.Tensor, *arguments: tf.Tensor) -> None:
+        del arguments
+        selfcheck.require_finite(
+            found.numpy(), "a product of the Gauss-Newton matrix"
+        )
 
-    def checked(position: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
-        found = averaged(position, vector)
-        if unchecked:
-            selfcheck.require_finite(
-                found.numpy(), "a product of the Gauss-Newton matrix"
-            )
-            unchecked.clear()
-        return found
-
-    return checked
+    return selfcheck.checked(objective.mean(product), check)
 
 
 def held(outputs: Any, free: list[tf.Tensor]) -> Any:

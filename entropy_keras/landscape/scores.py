@@ -12,6 +12,7 @@ from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.fisher import every_label
 from entropy_keras.landscape.fisher import require_pairs
 from entropy_keras.landscape.objective import Objective
+from entropy_keras.landscape.objective import compiled
 from entropy_keras.landscape.objective import made_once
 from entropy_keras.landscape.objective import objective_of
 from entropy_keras.landscape.products import held
@@ -154,13 +155,7 @@ def _scores(objective: Objective) -> Scores:
             for one in found
         ]
 
-    compiled = tf.function(scores, jit_compile=False, autograph=False)
-
-    def call(*tensors: Any) -> list[tf.Tensor]:
-        # Called directly, it would warn of every new objective.
-        return compiled.get_concrete_function(*tensors)(*tensors)
-
-    return call
+    return compiled(scores)
 
 
 def _of_every_label(

@@ -7,6 +7,7 @@ none, and a Hessian is symmetric, which one that lacks terms is not.
 
 from collections.abc import Callable
 from typing import Any
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -14,6 +15,8 @@ import tensorflow as tf
 
 from entropy_keras import keras_private
 from entropy_keras.validation import require
+
+T = TypeVar("T")
 
 # Gradients that TensorFlow declares not differentiable, or of functions that it
 # does not know, with who uses them and what to do.
@@ -201,6 +204,31 @@ def require_equal(
         "samples that are computed together",
         f"squared gradients that differ by {difference / scale:.2%}",
     )
+
+
+def checked(
+    function: Callable[..., T], check: Callable[..., None]
+) -> Callable[..., T]:
+    """Returns a function whose results are checked until one has passed.
+
+    Args:
+        function: What to call.
+        check: Takes a result and the arguments that it is of; raises if it is
+            wrong.
+
+    Returns:
+        A function of the same arguments.
+    """
+    unchecked = [True]
+
+    def call(*arguments: Any) -> T:
+        found = function(*arguments)
+        if unchecked:
+            check(found, *arguments)
+            unchecked.clear()
+        return found
+
+    return call
 
 
 def are_near(one: tf.Tensor, other: tf.Tensor, precision: float) -> bool:
