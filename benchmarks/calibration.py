@@ -26,6 +26,7 @@ from absl import app
 from absl import flags
 from matplotlib.figure import Figure
 
+from benchmarks import common
 from entropy_keras import landscape
 from entropy_keras.landscape import calibration
 from trainers import comparison
@@ -50,9 +51,7 @@ _WEIGHT_DECAYS = flags.DEFINE_list(
 )  # fmt: skip
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=2)
 _PASSES = flags.DEFINE_integer("passes", 30, "Passes.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string(
-    "output", "benchmarks/results/calibration", "Folder of the results."
-)
+_OUTPUT = common.output_folder("benchmarks/results/calibration")
 
 SCOPES = (0.001, 0.01, 0.1)
 # In units of 1 / samples: 1 is the posterior.

@@ -15,8 +15,63 @@ from trainers import data
 from trainers import networks
 from trainers import report
 
+# The flags that are defined here are those of the benchmarks that ask for them.
+flags.disclaim_key_flags()
+
 # Values of a flag `--jit_compile`, as `compile` takes them.
 JIT_COMPILE = {"off": False, "on": True, "auto": "auto"}
+
+
+def output_file(
+    what: str = "JSON file to write.", flag_values: Any = flags.FLAGS
+) -> Any:
+    """Defines a flag `--output`, refused at once where no file can be.
+
+    Args:
+        what: What is written.
+        flag_values: Where to.
+
+    Returns:
+        What holds the value of the flag.
+    """
+    holder = flags.DEFINE_string("output", None, what, flag_values=flag_values)
+    flags.register_validator(
+        holder,
+        lambda value: not value or not pathlib.Path(value).is_dir(),
+        "must be the path of a file, not of a folder",
+        flag_values,
+    )
+    flags.register_validator(
+        holder,
+        lambda value: not value or pathlib.Path(value).parent.is_dir(),
+        "must lie in a folder that exists",
+        flag_values,
+    )
+    return holder
+
+
+def output_folder(
+    default: str | None = None, flag_values: Any = flags.FLAGS
+) -> Any:
+    """Defines a flag `--output`, refused at once where no folder can be.
+
+    Args:
+        default: The folder, if it is not told.
+        flag_values: Where to.
+
+    Returns:
+        What holds the value of the flag.
+    """
+    holder = flags.DEFINE_string(
+        "output", default, "Folder of the results.", flag_values=flag_values
+    )
+    flags.register_validator(
+        holder,
+        lambda value: not value or not pathlib.Path(value).is_file(),
+        "must be the path of a folder, not of a file",
+        flag_values,
+    )
+    return holder
 
 
 def samples(network: str, size: int) -> tuple[np.ndarray, np.ndarray]:

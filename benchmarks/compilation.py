@@ -27,7 +27,7 @@ BATCH_SIZE, NUM_STEPS, UPDATES = 64, 5, 8
 layers = keras.layers
 
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds.", lower_bound=3)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = common.output_file()
 
 
 def _dense(*between: Callable[[], keras.Layer]) -> keras.Model:

@@ -58,9 +58,7 @@ _THREADS = flags.DEFINE_integer(
 _TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch."
 )
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "JSON file to write; a table goes beside it."
-)
+_OUTPUT = common.output_file("JSON file to write; a table goes beside it.")
 
 OURS = "entropy_keras"
 PEERS = ("pyhessian", "curvlinops", "hessian_eigenthings")

@@ -34,7 +34,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of timing.", lower_bound=3)
 _UPDATES = flags.DEFINE_integer(
     "updates", 10, "Updates of each variant in a round.", lower_bound=1
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
+_OUTPUT = common.output_folder()
 
 NETWORK, BATCH_SIZE = "small_mnistfc", 128
 OPTIMIZERS: dict[str, Callable[[], Any]] = {

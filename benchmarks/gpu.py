@@ -25,7 +25,7 @@ from absl import flags
 import entropy_keras
 from benchmarks import common
 
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write the results.")
+_OUTPUT = common.output_file()
 _UPDATES = flags.DEFINE_integer(
     "updates", 20, "Updates to compare.", lower_bound=1
 )

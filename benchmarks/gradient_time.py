@@ -51,7 +51,7 @@ _EPOCHS = flags.DEFINE_integer(
 _JIT_COMPILE = flags.DEFINE_multi_enum(
     "jit_compile", ["off", "on"], list(common.JIT_COMPILE), "How to compile."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = common.output_file()
 
 
 class Variant(NamedTuple):

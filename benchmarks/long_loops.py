@@ -45,7 +45,7 @@ _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["uint8", "float32"],
     "Measure this in this process, and print JSON.",
 )  # fmt: skip
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = common.output_file()
 
 
 def _peak() -> int:

@@ -22,6 +22,7 @@ from absl import app
 from absl import flags
 
 import entropy_keras
+from benchmarks import common
 from trainers import networks
 from trainers import report
 
@@ -44,7 +45,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _SAMPLER = flags.DEFINE_enum(
     "sampler", None, list(SAMPLERS), "Only make an update; for internal use."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = common.output_file()
 
 _TEMPORARY = re.compile(r"size ([\d.]+)(B|KiB|MiB|GiB), preallocated-temp")
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

@@ -38,7 +38,7 @@ _UPDATES = flags.DEFINE_integer(
     "updates", 94, "Updates in a round.", lower_bound=1
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds.", lower_bound=3)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = common.output_file()
 
 
 def inputs() -> dict[str, Callable[[], Any]]:

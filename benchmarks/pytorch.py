@@ -47,7 +47,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds.", lower_bound=3)
 _TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "Python interpreter that has PyTorch."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = common.output_file()
 
 _WIDTHS = {"all_cnn_bn": 0.25}
 

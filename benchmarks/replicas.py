@@ -35,7 +35,7 @@ _REPLICAS = flags.DEFINE_integer(
     "replicas", None, "Train on as many in this process, and print JSON.",
     lower_bound=1,
 )  # fmt: skip
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
+_OUTPUT = common.output_folder()
 
 COUNTS, GRADIENTS = (1, 2, 4), (1, 5, 20)
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4)

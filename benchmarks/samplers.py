@@ -39,7 +39,7 @@ _UPDATES = flags.DEFINE_integer(
 _JIT_COMPILE = flags.DEFINE_enum(
     "jit_compile", "on", list(common.JIT_COMPILE), "How to compile."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = common.output_file()
 
 REFERENCE = "sgld"
 # Small steps, in proportion to the learning rate.

@@ -32,7 +32,7 @@ _STEPS = flags.DEFINE_multi_integer(
     "steps", [1, 5, 10, 50], "Numbers of inner steps, at the second width."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds.", lower_bound=3)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = common.output_file()
 
 Update = Callable[[], None]
 

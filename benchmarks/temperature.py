@@ -22,6 +22,7 @@ from absl import app
 from absl import flags
 
 import entropy_keras
+from benchmarks import common
 from trainers import report
 
 TEMPERATURES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -32,9 +33,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 10, "Number of seeds.", lower_bound=2)
 _PASSES = flags.DEFINE_integer(
     "passes", 50, "Passes over the digits.", lower_bound=1
 )
-_OUTPUT = flags.DEFINE_string(
-    "output", "benchmarks/results/temperature", "Folder of the results."
-)
+_OUTPUT = common.output_folder("benchmarks/results/temperature")
 
 Digits = tuple[np.ndarray, np.ndarray]
 

@@ -8,9 +8,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 from scipy.sparse.linalg import aslinearoperator
 
 from benchmarks import baselines
+from benchmarks import common
 from benchmarks import communication
 from benchmarks import curvature_problem
 from benchmarks import curvature_tools
@@ -98,6 +100,23 @@ def test_what_the_tools_need_is_found_from_a_known_spectrum():
         "eigenvalues", [[9.0, 5.0]], {"eigenvalues": [10.0, 5.0]}
     )
     assert found == {"values": 0.1}
+
+
+def test_outputs_are_refused_at_once_where_nothing_can_be_written(tmp_path):
+    defined = flags.FlagValues()
+    file = tmp_path / "file"
+    file.touch()
+    for define, wrong, fits in (
+        (common.output_file, [tmp_path, tmp_path / "no/file"], [file, ""]),
+        (common.output_folder, [file], [tmp_path, tmp_path / "new", ""]),
+    ):
+        define(flag_values=defined)
+        for path in fits:
+            defined(["command", f"--output={path}"])
+        for path in wrong:
+            with pytest.raises(flags.IllegalFlagValueError, match="output="):
+                defined(["command", f"--output={path}"])
+        del defined.output
 
 
 def test_gradients_alone_return_their_mean():

@@ -1,9 +1,12 @@
 """The comparison of optimizers keeps its own rules."""
 
 import dataclasses
+import sys
+import types
 
 import keras
 import numpy as np
+import pandas
 import pytest
 import scipy.stats
 import sklearn.datasets
@@ -174,3 +177,15 @@ def test_wrong_labels_are_as_many_as_asked_for():
     noisy = sets.with_wrong_labels(Y, 0.2)
     assert (noisy != Y).mean() == pytest.approx(0.2, abs=1e-3)
     assert set(noisy) == set(range(10))
+
+
+def test_the_table_of_diamonds_has_ranks_for_grades(monkeypatch):
+    cut = pandas.Categorical(["Fair", "Ideal"] * 5, ["Fair", "Good", "Ideal"])
+    table = pandas.DataFrame({"carat": np.arange(10) / 10, "cut": cut})
+    found = types.SimpleNamespace(diamonds=table)
+    monkeypatch.setitem(sys.modules, "plotnine", types.ModuleType("plotnine"))
+    monkeypatch.setitem(sys.modules, "plotnine.data", found)
+    parts = sets.tabular("diamonds", sets.Sizes(5, 2)).data
+    assert [x.shape for x, _ in parts] == [(5, 1), (2, 1), (3, 1)]
+    x, y = (np.concatenate(each) for each in zip(*parts, strict=True))
+    np.testing.assert_array_equal(y[np.argsort(x[:, 0])], [0, 2] * 5)

@@ -13,7 +13,7 @@ compare on:
 
     --set=images --npz=mnist.npz             a network of one hidden layer
     --set=convnet --npz=cifar10_subset.npz   convolutions with BatchNorm
-    --set=tabular --table=breast_cancer      a table that scikit-learn ships
+    --set=tabular --table=breast_cancer      a table that a package ships
     --set=text --text=tinyshakespeare.txt    the next of 16 characters
 
 `--ablation` then varies one factor at a time around Entropy-SGD's winner, and
@@ -51,7 +51,7 @@ _NPZ = flags.DEFINE_string(
     "digits that an installed package ships without it.",
 )
 _TABLE = flags.DEFINE_string(
-    "table", None, "Name of a table of scikit-learn, for --set=tabular."
+    "table", None, "Name of a table that a package ships, for --set=tabular."
 )
 _TEXT = flags.DEFINE_string("text", None, "Text file, for --set=text.")
 _TRAIN_SIZE = flags.DEFINE_integer(
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str]) -> None:
             max_minutes=_MAX_MINUTES.value,
             jit_compile=chosen.jit_compile,
         )
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         sys.exit(f"error: {error}")
     winners = compared.winners(
         _METHODS.value, _SEARCHES.value, _TRIALS.value, _SEEDS.value

@@ -15,7 +15,7 @@ from trainers import data
 layers = keras.layers
 # Characters that the next one is told from.
 CONTEXT = 16
-_TABLES = ("breast_cancer", "diabetes", "digits")
+_TABLES = ("breast_cancer", "diabetes", "diamonds", "digits")
 _TEST_SHARE = 0.3
 
 
@@ -92,25 +92,27 @@ def convnet(source: str | None, sizes: Sizes) -> Set:
 
 
 def tabular(source: str | None, sizes: Sizes) -> Set:
-    """Returns a table that scikit-learn ships, and a network as for `images`.
+    """Returns a table that a package ships, and a network as for `images`.
 
     Args:
-        source: `"breast_cancer"` (the default; 569 rows, 30 columns, 2 classes;
-            a linear model errs on 2 %), `"digits"` (1797 rows, 64 columns, 10
-            classes; 3 %), or `"diabetes"`, whose progression is told to be
-            above or below its median (442 rows, 10 columns; 25 %).
+        source: Of scikit-learn `"breast_cancer"` (the default; 569 rows, 30
+            columns, 2 classes; a linear model errs on 2 %), `"digits"` (1797
+            rows, 64 columns, 10 classes; 3 %), or `"diabetes"`, whose
+            progression is told to be above or below its median (442 rows, 10
+            columns; 25 %). Of plotnine `"diamonds"`, the quality of whose cut
+            is told from price, size and the other grades, as numbers (53,940
+            rows, 9 columns, 5 classes; 35 %).
         sizes: Sizes; 30 % of the rows are for testing.
 
     Returns:
         The set.
-    """
-    import sklearn.datasets
 
+    Raises:
+        ImportError: If that package is not installed.
+    """
     name = source or _TABLES[0]
     require(name in _TABLES, "source", f"one of {_TABLES}", name)
-    x, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
-    if name == "diabetes":
-        y = y > np.median(y)
+    x, y = _diamonds() if name == "diamonds" else _of_scikit_learn(name)
     order = np.random.default_rng(0).permutation(len(y))
     x, y = x[order].astype("float32"), y[order].astype("int32")
     num_test = round(_TEST_SHARE * len(y))
@@ -184,6 +186,36 @@ DEFAULTS = {
     "tabular": (200, 100, 32, 50),
     "text": (20000, 5000, 128, 5),
 }
+
+
+def _of_scikit_learn(name: str) -> comparison.Labelled:
+    import sklearn.datasets
+
+    x, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
+    return x, y > np.median(y) if name == "diabetes" else y
+
+
+def _diamonds() -> comparison.Labelled:
+    """Returns what tells the cut of a diamond, grades as their ranks.
+
+    Returns:
+        Rows, and their classes.
+
+    Raises:
+        ImportError: If plotnine is not installed.
+    """
+    try:
+        from plotnine.data import diamonds
+    except ImportError as error:
+        raise ImportError(
+            "table=diamonds comes with plotnine: pip install plotnine"
+        ) from error
+    numbers = diamonds.apply(
+        lambda column: (
+            column.cat.codes if column.dtype == "category" else column
+        )
+    )
+    return numbers.drop(columns="cut").to_numpy(), numbers["cut"].to_numpy()
 
 
 def _images(
