@@ -359,6 +359,12 @@ METHODS: dict[str, Method] = {
         _long_loop,
         {"learning_rate": (0.6, 0.6), "step_size": (3e-2, 0.5), **_DECAY},
     ),
+    # The same with rate and length of the loop tuned too.
+    "long_loop_tuned": Method(
+        _long_loop,
+        {"learning_rate": (0.3, 1.5), "step_size": (3e-2, 1.0), **_DECAY},
+        {"num_langevin_steps": (20, 50, 100)},
+    ),
     "real_temperature": Method(
         _real_temperature,
         {
