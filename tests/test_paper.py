@@ -16,7 +16,7 @@ def test_each_states_its_command_and_trains_its_network(name):
     text = inspect.getdoc(paper.EXPERIMENTS[name])
     assert f"python -m trainers.experiments.paper --experiment={name}" in text
     assert next(iter(experiment)) == "entropy_sgd"
-    ours, baseline = experiment.values()
+    ours, *_, baseline = experiment.values()
     assert ours.network == baseline.network
     assert ours.batch_size == baseline.batch_size
 
@@ -47,7 +47,14 @@ def test_the_constants_of_the_later_version():
         "char_lstm": paper.iclr_char_lstm(),
     }
     for name, experiment in experiments.items():
-        ours, baseline = experiment.values()
+        ours, *between, baseline = experiment.values()
+        for other in between:  # with Adam outside
+            assert (ours.optimizer, other.optimizer) == (
+                "entropy_sgd", "entropy_adam",
+            )  # fmt: skip
+            assert other == dataclasses.replace(
+                ours, optimizer="entropy_adam", learning_rate=2e-3
+            )
         assert ours.num_langevin_steps == (5 if name == "char_lstm" else 20)
         assert ours.langevin_learning_rate == 0.1
         assert ours.averaging_rate == 0.75
@@ -123,3 +130,14 @@ def test_a_summary_tells_when_the_baseline_is_reached():
     })  # fmt: skip
     assert never["updates_to_baseline"] is None
     assert "–" in paper.markdown([never])
+
+
+def test_the_error_of_a_text_is_its_perplexity():
+    row = {
+        "updates": 1, "gradient_evaluations": 5, "loss": 2.0,
+        "val_accuracy": 0.5, "val_loss": np.log(7.0),
+    }  # fmt: skip
+    found = paper.curves([[row]], paper.PERPLEXITY)
+    assert found["error"] == pytest.approx(np.array([[7.0]]))
+    rows = paper.summary({"adam": found})
+    assert "| final test perplexity |" in paper.markdown(rows, paper.PERPLEXITY)

@@ -9,6 +9,7 @@ import entropy_keras
 # Defaults chosen on a validation split of the digits, with `lenet`.
 LEARNING_RATES = {
     "entropy_sgd": 1.0,
+    "entropy_adam": 1e-3,
     "sgd": 0.1,
     "adam": 1e-3,
     "adamw": 1e-3,
@@ -94,6 +95,14 @@ def build(
     }
     if name == "entropy_sgd":
         return entropy_keras.EntropySGD(**shared, **entropy_arguments)
+    if name == "entropy_adam":
+        return entropy_keras.EntropySGD(
+            outer_optimizer=keras.optimizers.Adam(
+                learning_rate, weight_decay=weight_decay
+            ),
+            clipnorm=clipnorm,
+            **entropy_arguments,
+        )
     if name == "sharpness_aware":
         return entropy_keras.SharpnessAware(
             outer_optimizer=keras.optimizers.SGD(
