@@ -363,7 +363,7 @@ METHODS: dict[str, Method] = {
     "long_loop_tuned": Method(
         _long_loop,
         {"learning_rate": (0.3, 1.5), "step_size": (3e-2, 1.0), **_DECAY},
-        {"num_langevin_steps": (20, 50, 100)},
+        {"num_langevin_steps": (10, 20, 50, 100, 200)},
     ),
     "real_temperature": Method(
         _real_temperature,
