@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from trainers import training
-from trainers.experiments import paper
+from trainers.experiments.paper import configurations
+from trainers.experiments.paper import figures
 
 
-@pytest.mark.parametrize("name", paper.EXPERIMENTS)
+@pytest.mark.parametrize("name", configurations.EXPERIMENTS)
 def test_each_states_its_command_and_trains_its_network(name):
-    experiment = paper.EXPERIMENTS[name]()
-    text = inspect.getdoc(paper.EXPERIMENTS[name])
+    experiment = configurations.EXPERIMENTS[name]()
+    text = inspect.getdoc(configurations.EXPERIMENTS[name])
     assert f"python -m trainers.experiments.paper --experiment={name}" in text
     assert next(iter(experiment)) == "entropy_sgd"
     ours, *_, baseline = experiment.values()
@@ -22,16 +23,16 @@ def test_each_states_its_command_and_trains_its_network(name):
 
 
 def test_the_constants_of_the_first_version():
-    ours, adam = paper.figure_4a().values()
+    ours, adam = configurations.figure_4a().values()
     assert (ours.num_langevin_steps, ours.scope, ours.data_weight) == (
         5, 1.0, 0.0,
     )  # fmt: skip
     assert (adam.learning_rate, adam.step_factor, adam.epochs) == (1e-3, 5, 100)
     assert adam.step_fraction * adam.epochs == 30
-    ours, _ = paper.figure_4b().values()
+    ours, _ = configurations.figure_4b().values()
     assert (ours.num_langevin_steps, ours.scope) == (20, 0.1)
     assert ours.data_weight == 1e-4
-    ours, sgd = paper.figure_5().values()
+    ours, sgd = configurations.figure_5().values()
     assert (ours.epochs, ours.epoch_unit) == (15, "updates")
     assert ours.step_fraction * ours.epochs == pytest.approx(5)
     assert ours.data_weight == 0.01
@@ -41,10 +42,10 @@ def test_the_constants_of_the_first_version():
 
 def test_the_constants_of_the_later_version():
     experiments = {
-        "mnistfc": paper.iclr_mnistfc(),
-        "lenet": paper.iclr_lenet(),
-        "all_cnn_bn": paper.iclr_all_cnn_bn(),
-        "char_lstm": paper.iclr_char_lstm(),
+        "mnistfc": configurations.iclr_mnistfc(),
+        "lenet": configurations.iclr_lenet(),
+        "all_cnn_bn": configurations.iclr_all_cnn_bn(),
+        "char_lstm": configurations.iclr_char_lstm(),
     }
     for name, experiment in experiments.items():
         ours, *between, baseline = experiment.values()
@@ -87,12 +88,12 @@ def test_an_experiment_runs_and_goes_on(tmp_path, monkeypatch):
         name: dataclasses.replace(
             config, network="small_mnistfc", batch_size=8, epochs=2
         )
-        for name, config in paper.figure_4a().items()
+        for name, config in configurations.figure_4a().items()
     }
     arguments = small, tmp_path / "run", 1
     common = {"npz": tiny(tmp_path), "width": 0.1}
-    rows = paper.run(*arguments, **common)
-    found = {name: paper.curves(each) for name, each in rows.items()}
+    rows = figures.run(*arguments, **common)
+    found = {name: figures.curves(each) for name, each in rows.items()}
     # Two epochs of 8 updates with 5 gradients each, after each of 10 passes.
     ours, adam = found["entropy_sgd"], found["adam"]
     assert ours["error"].shape == (1, 10)
@@ -101,8 +102,8 @@ def test_an_experiment_runs_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(
         training, "_fit", lambda run: pytest.fail("it was trained again")
     )
-    assert paper.run(*arguments, **common) == rows
-    paper.draw(tmp_path / "curves.png", found, "tiny")
+    assert figures.run(*arguments, **common) == rows
+    figures.draw(tmp_path / "curves.png", found, "tiny")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
@@ -117,7 +118,7 @@ def made_up(*errors):
 
 
 def test_a_summary_tells_when_the_baseline_is_reached():
-    ours, baseline = paper.summary({
+    ours, baseline = figures.summary({
         "ours": made_up([9, 3, 1], [9, 5, 1]),
         "adam": made_up([8, 4, 6], [8, 4, 6]),
     })
@@ -125,11 +126,11 @@ def test_a_summary_tells_when_the_baseline_is_reached():
     assert ours["gradients_to_baseline"] == 100
     assert ours["final_error"] == 1
     assert baseline["least_mean_error"] == 4
-    never, _ = paper.summary({
+    never, _ = figures.summary({
         "ours": made_up([9, 9], [9, 9]), "adam": made_up([8, 8], [8, 8])
     })  # fmt: skip
     assert never["updates_to_baseline"] is None
-    assert "–" in paper.markdown([never])
+    assert "–" in figures.markdown([never])
 
 
 def test_the_error_of_a_text_is_its_perplexity():
@@ -137,7 +138,9 @@ def test_the_error_of_a_text_is_its_perplexity():
         "updates": 1, "gradient_evaluations": 5, "loss": 2.0,
         "val_accuracy": 0.5, "val_loss": np.log(7.0),
     }  # fmt: skip
-    found = paper.curves([[row]], paper.PERPLEXITY)
+    found = figures.curves([[row]], figures.PERPLEXITY)
     assert found["error"] == pytest.approx(np.array([[7.0]]))
-    rows = paper.summary({"adam": found})
-    assert "| final test perplexity |" in paper.markdown(rows, paper.PERPLEXITY)
+    rows = figures.summary({"adam": found})
+    assert "| final test perplexity |" in figures.markdown(
+        rows, figures.PERPLEXITY
+    )
