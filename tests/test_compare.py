@@ -189,3 +189,31 @@ def test_the_table_of_diamonds_has_ranks_for_grades(monkeypatch):
     assert [x.shape for x, _ in parts] == [(5, 1), (2, 1), (3, 1)]
     x, y = (np.concatenate(each) for each in zip(*parts, strict=True))
     np.testing.assert_array_equal(y[np.argsort(x[:, 0])], [0, 2] * 5)
+
+
+def test_a_table_of_a_user_is_standardized_where_it_is_trained(tmp_path):
+    x = np.random.default_rng(0).normal([5, -3], [1, 9], [60, 2])
+    y = np.where(x[:, 0] > 5, "yes", "no")
+    path = tmp_path / "table.npz"
+    np.savez(path, x_train=x[:50], y_train=y[:50], x_test=x[50:], y_test=y[50:])
+    chosen = sets.tabular(str(path), sets.Sizes(30, 20))
+    train, validation, test = chosen.data
+    np.testing.assert_allclose(train[0].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(train[0].std(0), 1, rtol=1e-5)
+    # One map for all three, which keeps rows and classes together.
+    slope = np.polyfit(x[50:, 1], test[0][:, 1], 1)
+    every = np.sort(np.concatenate([train[0], validation[0]])[:, 1])
+    np.testing.assert_allclose(
+        every, np.polyval(slope, np.sort(x[:50, 1])), atol=1e-4
+    )
+    threshold = np.polyval(np.polyfit(x[50:, 0], test[0][:, 0], 1), 5)
+    for rows, classes in chosen.data:
+        np.testing.assert_array_equal(rows[:, 0] > threshold, classes)
+    np.savez(path, x_train=x[:50, None], y_train=y[:50])
+    with pytest.raises(ValueError, match=r"`x_train` must be rows of numbers"):
+        sets.tabular(str(path), sets.Sizes(30, 20))
+    np.savez(
+        path, x_train=x[:50], y_train=y[:50], x_test=x[50:, :1], y_test=y[50:]
+    )
+    with pytest.raises(ValueError, match="`x_test` must be of as many columns"):
+        sets.tabular(str(path), sets.Sizes(30, 20))

@@ -66,6 +66,40 @@ def scale_images(
     ], words
 
 
+def rows_of_numbers(rows: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Returns the rows of a table as 32-bit floats, as they are.
+
+    Args:
+        rows: Numbers `[n, d]` by name; the training set first.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: If they are anything else.
+
+    Example:
+    >>> rows_of_numbers({"x_train": np.array([[1, 20], [3, 40]])})
+    [array([[ 1., 20.], [ 3., 40.]], dtype=float32)]
+    """
+    first = next(iter(rows))
+    for name, array in rows.items():
+        require(
+            array.dtype.kind in "biuf" and array.ndim == 2 and array.size > 0,
+            name,
+            "rows of numbers [n, d], at least one; write categories as numbers",
+            f"an array of {array.dtype} of shape {array.shape}",
+        )
+        require(
+            array.shape[1] == rows[first].shape[1],
+            name,
+            f"of as many columns as `{first}`, {rows[first].shape[1]}",
+            f"an array of shape {array.shape}",
+        )
+        _require_finite(name, array)
+    return [array.astype("float32") for array in rows.values()]
+
+
 def _with_channels(array: np.ndarray) -> np.ndarray:
     return array[..., np.newaxis] if array.ndim == 3 else array
 

@@ -13,6 +13,7 @@ compare on:
 
     --set=images --npz=mnist.npz             a network of one hidden layer
     --set=convnet --npz=cifar10_subset.npz   convolutions with BatchNorm
+    --set=tabular --npz=table.npz            rows of numbers [n, d]
     --set=tabular --table=breast_cancer      a table that a package ships
     --set=text --text=tinyshakespeare.txt    the next of 16 characters
 
@@ -47,8 +48,8 @@ _SET = flags.DEFINE_enum(
 _NPZ = flags.DEFINE_string(
     "npz",
     None,
-    "Keras-style file of images with x_train, y_train, x_test, y_test; the "
-    "digits that an installed package ships without it.",
+    "Keras-style file of images, or of rows of a table, with x_train, y_train, "
+    "x_test, y_test; the digits that an installed package ships without it.",
 )
 _TABLE = flags.DEFINE_string(
     "table", None, "Name of a table that a package ships, for --set=tabular."
@@ -138,30 +139,35 @@ def _chosen() -> tuple[sets.Set, dict[str, Any]]:
     settings = {
         flag.name: flag.value
         for flag in flags.FLAGS.get_key_flags_for_module(__name__)
-        if flag.name
-        not in {"workdir", "npz", "text", "max_minutes", "ablation", "flatness"}
+        if flag.name not in _WITHOUT_INFLUENCE
     } | {
         "train_size": _TRAIN_SIZE.value or train,
         "validation_size": _VALIDATION_SIZE.value or validation,
         "units": _UNITS.value or units,
         "passes": _PASSES.value or passes,
     }
-    flag = {"tabular": _TABLE, "text": _TEXT}.get(kind, _NPZ)
-    for other in (_NPZ, _TABLE, _TEXT):
-        if other is not flag and other.value is not None:
+    possible = {"tabular": ("table", "npz"), "text": ("text",)}.get(
+        kind, ("npz",)
+    )
+    sources = {"table": _TABLE.value, "npz": _NPZ.value, "text": _TEXT.value}
+    given = {name: value for name, value in sources.items() if value}
+    used = next((name for name in possible if name in given), None)
+    for name, value in given.items():
+        if name != used:
+            reason = f"set={kind}" + (f" and {used}" if used else "")
             raise ValueError(
-                f"`{other.name}` must be left out with set={kind}. "
-                f"Received: {other.name}={other.value}"
+                f"`{name}` must be left out with {reason}. "
+                f"Received: {name}={value}"
             )
+    source = given.get(used) if used else None
     chosen = sets.SETS[kind](
-        flag.value,
+        source,
         sets.Sizes(
             settings["train_size"], settings["validation_size"],
             _LABEL_NOISE.value, settings["units"],
         ),
     )  # fmt: skip
-    source = flag.value
-    if source and kind != "tabular":
+    if source and used != "table":
         source = pathlib.Path(source).name
     return chosen, settings | {"data": source}
 

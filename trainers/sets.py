@@ -9,8 +9,10 @@ import keras
 import numpy as np
 
 from entropy_keras.validation import require
+from trainers import arrays
 from trainers import comparison
 from trainers import data
+from trainers import sources
 
 layers = keras.layers
 # Characters that the next one is told from.
@@ -92,37 +94,34 @@ def convnet(source: str | None, sizes: Sizes) -> Set:
 
 
 def tabular(source: str | None, sizes: Sizes) -> Set:
-    """Returns a table that a package ships, and a network as for `images`.
+    """Returns rows of a table, and a network as for `images`.
 
     Args:
-        source: Of scikit-learn `"breast_cancer"` (the default; 569 rows, 30
+        source: Path of a Keras-style file of rows `[n, d]`; or, of those that
+            scikit-learn ships, `"breast_cancer"` (the default; 569 rows, 30
             columns, 2 classes; a linear model errs on 2 %), `"digits"` (1797
             rows, 64 columns, 10 classes; 3 %), or `"diabetes"`, whose
             progression is told to be above or below its median (442 rows, 10
-            columns; 25 %). Of plotnine `"diamonds"`, the quality of whose cut
-            is told from price, size and the other grades, as numbers (53,940
-            rows, 9 columns, 5 classes; 35 %).
-        sizes: Sizes; 30 % of the rows are for testing.
+            columns; 25 %); or `"diamonds"`, which plotnine ships, the quality
+            of whose cut is told from price, size and the other grades, as
+            numbers (53,940 rows, 9 columns, 5 classes; 35 %).
+        sizes: Sizes; without a test set, 30 % of the rows are for testing.
 
     Returns:
-        The set.
+        The set, whose columns have mean 0 and deviation 1 where it is trained.
 
     Raises:
-        ImportError: If that package is not installed.
+        ImportError: If the package that ships the table is not installed.
+        ValueError: If the file does not hold such rows and their classes.
     """
-    name = source or _TABLES[0]
-    require(name in _TABLES, "source", f"one of {_TABLES}", name)
-    x, y = _diamonds() if name == "diamonds" else _of_scikit_learn(name)
-    order = np.random.default_rng(0).permutation(len(y))
-    x, y = x[order].astype("float32"), y[order].astype("int32")
-    num_test = round(_TEST_SHARE * len(y))
-    used = x[num_test : num_test + sizes.train]
-    x = (x - used.mean(0)) / (used.std(0) + 1e-6)
+    x, y, test = _rows(source or _TABLES[0])
+    used = x[: sizes.train]
+    mean, deviation = used.mean(0), used.std(0) + 1e-6
     return Set(
         perceptron(x.shape[1], int(y.max()) + 1, sizes.units),
         (
-            *_parts(x[num_test:], y[num_test:], sizes, shuffle=False),
-            (x[:num_test], y[:num_test]),
+            *_parts((x - mean) / deviation, y, sizes, shuffle=False),
+            ((test[0] - mean) / deviation, test[1]),
         ),
     )
 
@@ -186,6 +185,28 @@ DEFAULTS = {
     "tabular": (200, 100, 32, 50),
     "text": (20000, 5000, 128, 5),
 }
+
+
+def _rows(
+    source: str,
+) -> tuple[np.ndarray, np.ndarray, comparison.Labelled]:
+    """Returns rows in random order and classes to train on, and to test on."""
+    rng = np.random.default_rng(0)
+    if source.endswith(".npz"):
+        read = sources.read_npz(source)
+        x, *tests = arrays.rows_of_numbers(read.images)
+        (y, *test_labels), _ = arrays.encode_labels(read.labels)
+        order = rng.permutation(len(y))
+        x, y = x[order], y[order]
+        if tests:
+            return x, y, (tests[0], test_labels[0])
+    else:
+        require(source in _TABLES, "table", f"one of {_TABLES}", source)
+        x, y = _diamonds() if source == "diamonds" else _of_scikit_learn(source)
+        order = rng.permutation(len(y))
+        x, y = x[order].astype("float32"), y[order].astype("int32")
+    num_test = round(_TEST_SHARE * len(y))
+    return x[num_test:], y[num_test:], (x[:num_test], y[:num_test])
 
 
 def _of_scikit_learn(name: str) -> comparison.Labelled:
