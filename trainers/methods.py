@@ -5,6 +5,7 @@ each method is traced and compiled once.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -406,6 +407,11 @@ METHODS: dict[str, Method] = {
         _sgd_inside_relative,
         _ENTROPY | {"step_size": (3e-3, 0.3), "temperature": (1e-4, 1.0)},
         _STEPS,
+    ),
+    # At its own temperature of 2 nothing trains.
+    "paper_v1": Method(
+        _published(functools.partial(presets.paper_v1, temperature=1e-8)),
+        _RATED | {"learning_rate": (1.0, 30.0)},  # times a scope of 0.1
     ),
     "iclr_2017": Method(_published(presets.iclr_2017), _RATED),
     "released_code": Method(_published(presets.released_code), _RATED),
