@@ -81,6 +81,27 @@ def winners(method):
     ]  # fmt: skip
 
 
+def test_the_memory_of_long_loops_is_what_was_measured():
+    path = ROOT / "benchmarks" / "results" / "long_loops" / "cifar.json"
+    rows = json.loads(path.read_text())["rows"]
+    page = (DOCS / "devices.md").read_text()
+    for row in (r for r in rows if r["dtype"] == "uint8"):
+        steps, groups = row["num_langevin_steps"], row["groups_per_update"]
+        (floats,) = (
+            r
+            for r in rows
+            if r["dtype"] == "float32"
+            and r["num_langevin_steps"] == steps
+            and r["groups_per_update"] == groups
+        )
+        cells = [
+            f"{each[part] / 1e6:,.0f} MB"
+            for each in (row, floats)
+            for part in ("bytes_of_group", "peak_bytes")
+        ]
+        assert f"| {steps} | {groups} | {' | '.join(cells)} |" in page
+
+
 def test_what_tuned_runs_chose_is_what_they_chose():
     text = (DOCS / "choose.md").read_text()
     cold, warm = winners("entropy_sgd"), winners("entropy_sgd_warm")
@@ -98,7 +119,7 @@ def test_what_tuned_runs_chose_is_what_they_chose():
                 values = [run[knob] for run in runs]
                 expected = min(values), np.median(values), max(values)
                 quoted = [float(x) for x in cell.split(",")]
-                np.testing.assert_allclose(quoted, expected, rtol=0.1)
+                np.testing.assert_allclose(quoted, expected, rtol=0.07)
     twenties = [sum(r["num_langevin_steps"] == 20 for r in x) for x in
                 (cold, warm)]  # fmt: skip
     assert twenties == [10, 7]

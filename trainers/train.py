@@ -1,6 +1,6 @@
 """Trains a network of the paper with Entropy-SGD or a baseline.
 
-Without flags it trains LeNet on 5,000 MNIST digits that an installed package
+Without flags it trains LeNet on 4,000 MNIST digits that an installed package
 ships, in about a minute and a half on two cores, to about 98 % test accuracy:
 
     python -m trainers.train
