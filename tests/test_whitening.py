@@ -40,18 +40,19 @@ def test_the_covariance_becomes_its_share_above_the_bias():
     assert np.linalg.eigvalsh(matrix).min() > 0
 
 
-def test_it_is_fitted_on_the_training_images_alone(tmp_path):
+@pytest.mark.parametrize("held_out", [0.0, 0.2])
+def test_it_is_fitted_on_the_training_images_alone(tmp_path, held_out):
     path = tmp_path / "data.npz"
     x = (RNG.random([60, 4, 4, 3]) * 255).astype("uint8")
     y = np.arange(60) % 2
     np.savez(path, x_train=x[:50], y_train=y[:50], x_test=x[50:], y_test=y[50:])
     splits = training.load_data(
         config.Config(
-            npz=str(path), preprocessing="gcn_zca", validation_fraction=0.2
+            npz=str(path), preprocessing="gcn_zca", validation_fraction=held_out
         )
     )
     plain = training.load_data(
-        config.Config(npz=str(path), validation_fraction=0.2)
+        config.Config(npz=str(path), validation_fraction=held_out)
     )
     fitted = whitening.fit(whitening.normalize_contrast(plain.train.images))
     for name in ("train", "validation", "test"):

@@ -155,8 +155,7 @@ def _whitened(splits: data.Data) -> data.Data:
     )
     fitted = whitening.fit(train.images)
     train, validation, test = (
-        part._replace(images=fitted(part.images)) if len(part.labels) else part
-        for part in (train, *others)
+        part._replace(images=fitted(part.images)) for part in (train, *others)
     )
     understood = f"{splits.understood}; of normal contrast, whitened"
     return splits._replace(

@@ -6,6 +6,7 @@ scaled to one length, then all are whitened by the covariance of the training
 images.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ def normalize_contrast(images: np.ndarray) -> np.ndarray:
     >>> bright.ravel().astype(float).round(2).tolist()  # 55 / sqrt(2)
     [-38.89, 38.89]
     """
-    flat = images.reshape(len(images), -1).astype("float32")
+    flat = _flat(images).astype("float32")
     flat = flat - flat.mean(1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True) / LENGTH
     length[length < 1e-8] = 1.0
@@ -60,10 +61,10 @@ class Whitening(NamedTuple):
         Returns:
             As many, of the same shape.
         """
-        flat = images.reshape(len(images), -1)
+        flat = _flat(images)
         white = [
             (flat[i : i + _CHUNK] - self.mean) @ self.matrix
-            for i in range(0, len(flat), _CHUNK)
+            for i in range(0, max(1, len(flat)), _CHUNK)
         ]
         return np.concatenate(white).reshape(images.shape)
 
@@ -89,7 +90,7 @@ def fit(images: np.ndarray) -> Whitening:
     [1.0, 1.0]
     """
     require(len(images) > 1, "images", "two or more", len(images))
-    flat = images.reshape(len(images), -1)
+    flat = _flat(images)
     mean = flat.mean(0)
     covariance = np.zeros([flat.shape[1]] * 2)
     for start in range(0, len(flat), _CHUNK):
@@ -100,3 +101,7 @@ def fit(images: np.ndarray) -> Whitening:
     scales = 1 / np.sqrt(np.maximum(variances, 0.0) + BIAS)
     matrix = (directions * scales) @ directions.T
     return Whitening(mean.astype(images.dtype), matrix.astype(images.dtype))
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), math.prod(images.shape[1:]))
