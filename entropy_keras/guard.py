@@ -75,13 +75,15 @@ class Watch(keras.callbacks.Callback):
         self._next_look = time.monotonic() + _PERIOD
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Tells the optimizer.
+        """Tells the optimizer, and lowers a flag that came with a file.
 
         Args:
             epoch: Number of the epoch.
             logs: Not used.
         """
         del epoch, logs
+        if self._optimizer.built:
+            self._optimizer.failure.assign(FINE)
         self._optimizer.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -137,7 +139,9 @@ def raise_on_failure(optimizer: Any) -> None:
 
 
 def add_to(callbacks: Any, optimizer: Any) -> Any:
-    """Returns the callbacks of `fit` with the guard among them.
+    """Returns the callbacks of `fit` with the guard before them.
+
+    Before them, so that none takes an epoch that failed for one that is done.
 
     Args:
         callbacks: What `fit` was given: `None`, one callback, a list, or a
@@ -149,10 +153,10 @@ def add_to(callbacks: Any, optimizer: Any) -> Any:
     """
     stop = Watch(optimizer)
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(stop)
+        callbacks.callbacks.insert(0, stop)
         return callbacks
     if callbacks is None:
         return [stop]
     if isinstance(callbacks, keras.callbacks.Callback):
-        return [callbacks, stop]
-    return [*callbacks, stop]
+        return [stop, callbacks]
+    return [stop, *callbacks]

@@ -124,6 +124,33 @@ def test_a_step_that_overflows_is_not_taken():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("wrap", [list, keras.callbacks.CallbackList])
+def test_an_epoch_that_failed_is_not_done_and_its_files_train_on(
+    tmp_path, wrap, monkeypatch
+):
+    monkeypatch.setattr(guard, "_PERIOD", 1e9)  # it looks at the end alone
+    bad, good = np.full([40, 2], np.nan), np.ones([40, 2])
+    model = entropy_keras.EntropyModel.from_model(
+        keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    )
+    model.compile(entropy_keras.EntropySGD(seed=0), loss="mse")
+    done = entropy_keras.callbacks.Checkpoint(tmp_path / "done.npz")
+    every = keras.callbacks.ModelCheckpoint(tmp_path / "m.keras", save_freq=1)
+    arguments = {"batch_size": 8, "verbose": 0}
+    callbacks = wrap([done, every])
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.set_model(model)
+    with pytest.raises(FloatingPointError, match="loss is not finite"):
+        model.fit(bad, bad[:, :1], callbacks=callbacks, **arguments)
+    assert done.restore(model) == 0 == len(done.rows)
+    saved = keras.models.load_model(tmp_path / "m.keras")
+    assert int(saved.optimizer.failure) == guard.LOSS  # in the midst of it
+    for each in (model, saved):
+        each.fit(good, good[:, :1], callbacks=[done], **arguments)
+        assert int(each.optimizer.failure) == guard.FINE
+        assert int(each.optimizer.iterations) == 1
+
+
 def test_nothing_is_written_until_the_host_has_seen_a_failure():
     x = np.ones([40, 1], "float32")
     x[7] = np.nan  # in the second of ten updates
