@@ -14,6 +14,7 @@ import sklearn.datasets
 from trainers import ablation
 from trainers import comparison
 from trainers import methods
+from trainers import report
 from trainers import search
 from trainers import sets
 from trainers import standings
@@ -173,6 +174,90 @@ def test_trials_are_within_their_space_and_edges_are_told():
     assert methods.at_edge(three, {}, {"b": 2}) == []
 
 
+def test_a_folder_belongs_to_one_network(tmp_path):
+    def build(activation, rate):
+        def made(regularizer):
+            inner = keras.Sequential([
+                keras.Input([64]), keras.layers.Dense(8, activation),
+                keras.layers.Dropout(rate),
+            ])  # fmt: skip
+            dense = keras.layers.Dense(10, kernel_regularizer=regularizer)
+            return keras.Sequential([keras.Input([64]), inner, dense])
+
+        return made
+
+    def claim(*network):
+        search.Comparison(
+            build(*network), *DATA, tmp_path, passes=1, batch_size=32
+        )
+
+    claim("relu", 0.5)
+    claim("relu", 0.5)  # other names
+    for other in (("tanh", 0.5), ("relu", 0.1)):
+        with pytest.raises(ValueError, match="with another network"):
+            claim(*other)
+    few = (X[:20], Y[:20])
+    with pytest.raises(ValueError, match="`train` must be at least one mini-b"):
+        search.Comparison(
+            build("relu", 0.5), few, *DATA[1:], tmp_path, passes=1,
+            batch_size=32,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["sgd", "entropy_sgd"])
+def test_a_run_with_dropout_is_a_function_of_its_seed(name):
+    def build(regularizer):
+        del regularizer
+        return keras.Sequential([
+            keras.Input([64]), keras.layers.Dropout(0.5),
+            keras.layers.Dense(10),
+        ])  # fmt: skip
+
+    method = methods.METHODS[name]
+    (values, choices), *_ = methods.trials(method, 1, seed=0)
+    runner = comparison.Runner(
+        build, method, choices, DATA[0], passes=1, batch_size=32,
+        jit_compile=False,
+    )  # fmt: skip
+
+    def trained(seed):
+        runner.run(values, seed)
+        seeds = [v.numpy().tolist() for v in runner.model.variables[2:]]
+        return runner.model.get_weights(), seeds
+
+    first, other, again = trained(3), trained(4), trained(3)
+    assert first[1] == again[1] != other[1]
+    for a, b in zip(first[0], again[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_numbers_that_are_not_finite_are_written_as_none(tmp_path):
+    path = tmp_path / "found.json"
+    report.write_json(path, {"a": [{"p": np.nan, "q": (1.5, np.inf)}]})
+    assert report.read_json(path) == {"a": [{"p": None, "q": [1.5, None]}]}
+
+
+def test_flatness_is_that_of_the_weights_that_were_tested(tmp_path):
+    compared = search.Comparison(
+        sets.perceptron(64, 10, 8), *DATA, tmp_path, passes=3, batch_size=32,
+        early_stopping=True, jit_compile=False,
+    )  # fmt: skip
+    winners = compared.winners(["sgd"], 1, 4, 2)
+    (winner,) = winners
+    run = winner["runs"][0]
+    trial = winner["values"], winner["choices"]
+    runner, found = compared.trained("sgd", trial, run["seed"], tested=True)
+    assert runner.judge(DATA[2])["error"] == run["test"]["error"]
+    assert min(found["curve"]["error"]) == run["validation"]["error"]
+    last = runner.run(winner["values"], run["seed"])
+    assert "curve" not in last  # which is another training
+    kept = ablation.flatness(compared, winners, 1)[0]["length_of_weights"]
+    compared.trained("sgd", trial, run["seed"], tested=True)
+    assert kept == pytest.approx(
+        np.sqrt(sum((w**2).sum() for w in runner.model.get_weights())), rel=1e-5
+    )
+
+
 def test_wrong_labels_are_as_many_as_asked_for():
     noisy = sets.with_wrong_labels(Y, 0.2)
     assert (noisy != Y).mean() == pytest.approx(0.2, abs=1e-3)
@@ -192,14 +277,16 @@ def test_the_table_of_diamonds_has_ranks_for_grades(monkeypatch):
 
 
 def test_a_table_of_a_user_is_standardized_where_it_is_trained(tmp_path):
-    x = np.random.default_rng(0).normal([5, -3], [1, 9], [60, 2])
+    x = np.random.default_rng(0).normal([5, -3, 0], [1, 9, 1], [60, 3])
+    x[:, 2] = np.arange(60) >= 50  # constant where it is trained
     y = np.where(x[:, 0] > 5, "yes", "no")
     path = tmp_path / "table.npz"
     np.savez(path, x_train=x[:50], y_train=y[:50], x_test=x[50:], y_test=y[50:])
     chosen = sets.tabular(str(path), sets.Sizes(30, 20))
     train, validation, test = chosen.data
     np.testing.assert_allclose(train[0].mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(train[0].std(0), 1, rtol=1e-5)
+    np.testing.assert_allclose(train[0].std(0), [1, 1, 0], rtol=1e-5)
+    np.testing.assert_array_equal(test[0][:, 2], 1)
     # One map for all three, which keeps rows and classes together.
     slope = np.polyfit(x[50:, 1], test[0][:, 1], 1)
     every = np.sort(np.concatenate([train[0], validation[0]])[:, 1])

@@ -110,7 +110,8 @@ def ablate(
             ]
             found = [run["test"]["error"] for run in runs]
             errors.append(found)
-            losses.append([run["test"]["loss"] or np.inf for run in runs])
+            tests = [run["test"]["loss"] for run in runs]
+            losses.append([np.inf if x is None else x for x in tests])
             own = [run["test"]["error"] for run in winner["runs"]]
             differences.append(np.subtract(found, own))
         pairs = np.array(differences)
@@ -154,9 +155,9 @@ def flatness(
         name, values, choices = (
             winner[part] for part in ("method", "values", "choices")
         )
-        runner = compared.runner(name, choices)
         for run in winner["runs"][:num_seeds]:
-            runner.run(values, run["seed"])
+            trial = values, choices
+            runner, _ = compared.trained(name, trial, run["seed"], tested=True)
             model = compared.build_model(None)
             model.set_weights(runner.model.get_weights())
             rows.append({

@@ -133,9 +133,13 @@ class Runner:
         """
         self._knobs.turn({**values, "noise_seed": seed})
         keras.utils.set_random_seed(seed)
-        self.model.set_weights(self._build().get_weights())
         for variable, value in self._state:
             variable.assign(value)
+        # After the state of the optimizer, which counts the seeds of dropout
+        # to it; a fresh network has those of this run.
+        fresh = self._build().variables
+        for variable, new in zip(self.model.variables, fresh, strict=True):
+            variable.assign(new)
         dataset, batches = self._batches(seed)
         updates = -(-batches // self._minibatches)
         gradients = batches * self._per_update // self._minibatches

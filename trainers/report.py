@@ -42,15 +42,21 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
         path: Path of the file.
         content: What it holds; numbers that are not finite become null.
     """
-    clean = {
-        name: None
-        if isinstance(value, float) and not math.isfinite(value)
-        else value
-        for name, value in content.items()
-    }
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    partial.write_text(text + "\n")
     os.replace(partial, path)
+
+
+def _finite(content: Any) -> Any:
+    """Returns what JSON can hold, numbers that are not finite as `None`."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -50,8 +50,8 @@ class Comparison:
         jit_compile: As for `compile`.
 
     Raises:
-        ValueError: If the folder holds runs on other data or of another
-            network.
+        ValueError: If there is not one whole mini-batch to train on, or if the
+            folder holds runs on other data or of another network.
     """
 
     def __init__(
@@ -74,10 +74,17 @@ class Comparison:
         self._validation, self._test = validation, test
         self._workdir = workdir
         self._budget = {"passes": passes, "batch_size": batch_size}
+        require(
+            len(train[0]) >= batch_size,
+            "train",
+            f"at least one mini-batch of {batch_size} samples",
+            f"{len(train[0])} samples",
+        )
         self._measure, self._early_stopping = measure, early_stopping
         self._jit_compile = jit_compile
         self._check_workdir()
-        self._end = time.monotonic() + 60 * (max_minutes or np.inf)
+        minutes = np.inf if max_minutes is None else max_minutes
+        self._end = time.monotonic() + 60 * minutes
         self._runners: dict[str, comparison.Runner] = {}
         self.progress = tqdm.tqdm(
             unit="run", smoothing=0.05, mininterval=1.0, dynamic_ncols=True
@@ -90,13 +97,9 @@ class Comparison:
             for array in part:
                 digest.update(str((array.shape, array.dtype)).encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
-        model = self.build_model(None)
         here = {
             "data": digest.hexdigest(),
-            "network": [
-                [type(layer).__name__, *(list(w.shape) for w in layer.weights)]
-                for layer in model.layers
-            ],
+            "network": _described(self.build_model(None)),
             "measure": self._measure,
         }
         path = self._workdir / "comparison.json"
@@ -148,14 +151,8 @@ class Comparison:
                 "Time is up: start again with the same arguments to go on."
             )
         self.progress.set_description(name)
-        runner = self.runner(name, choices)
-        watched = tested or self._early_stopping
-        found = described | runner.run(
-            values,
-            seed,
-            self._validation if watched else None,
-            keep_best=self._early_stopping,
-        )
+        runner, found = self.trained(name, trial, seed, tested=tested)
+        found = described | found
         if not tested:
             found.pop("curve", None)
         temperature = runner.fitted_temperature(self._validation)
@@ -166,6 +163,30 @@ class Comparison:
         path.parent.mkdir(parents=True, exist_ok=True)
         report.write_json(path, found)
         return found
+
+    def trained(
+        self, name: str, trial: tuple[Any, Any], seed: int, *, tested: bool
+    ) -> tuple[comparison.Runner, dict[str, Any]]:
+        """Trains once, whatever was trained before.
+
+        Args:
+            name: Of the method.
+            trial: Values of its knobs and of its choices.
+            seed: Seed of the run.
+            tested: Whether to follow it along the training.
+
+        Returns:
+            The runner with the trained network, and what it cost.
+        """
+        values, choices = trial
+        runner = self.runner(name, choices)
+        watched = tested or self._early_stopping
+        return runner, runner.run(
+            values,
+            seed,
+            self._validation if watched else None,
+            keep_best=self._early_stopping,
+        )
 
     def runner(
         self, name: str, choices: Mapping[str, Any]
@@ -259,6 +280,36 @@ class Comparison:
         except OutOfTimeError as stop:
             print(stop)
         return found
+
+
+def _described(model: keras.Model) -> list[Any]:
+    """Returns what a network is, but for its names and penalties, as JSON."""
+    found: list[Any] = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):  # whose config is full of names
+            found.append(_described(layer))
+            continue
+        shapes = [list(weight.shape) for weight in layer.weights]
+        try:
+            config = _plain(layer.get_config())
+        except NotImplementedError:  # a user's, which cannot tell its own
+            config = None
+        found.append([type(layer).__name__, config, shapes])
+    return found
+
+
+def _plain(config: Any) -> Any:
+    """Returns the configuration of a layer without its name and penalties."""
+    if isinstance(config, dict):
+        return {
+            key: _plain(value)
+            for key, value in sorted(config.items())
+            if key not in {"name", "shared_object_id"}
+            and not key.endswith("_regularizer")
+        }
+    if isinstance(config, (list, tuple)):
+        return [_plain(value) for value in config]
+    return config if isinstance(config, (int, float)) else str(config)
 
 
 def compare(

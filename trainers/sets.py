@@ -116,7 +116,9 @@ def tabular(source: str | None, sizes: Sizes) -> Set:
     """
     x, y, test = _rows(source or _TABLES[0])
     used = x[: sizes.train]
-    mean, deviation = used.mean(0), used.std(0) + 1e-6
+    mean, deviation = used.mean(0), used.std(0)
+    # What never varies where it is trained says nothing of its scale.
+    deviation = np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
     return Set(
         perceptron(x.shape[1], int(y.max()) + 1, sizes.units),
         (
