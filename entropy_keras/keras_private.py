@@ -186,6 +186,8 @@ class _Scoped(_BACKEND):
     """
 
     ema_overwrite_frequency: Any
+    gradient_accumulation_steps: Any
+    use_ema: Any
     assign = _NEUTRAL.assign
     assign_add = _NEUTRAL.assign_add
     assign_sub = _NEUTRAL.assign_sub
@@ -215,13 +217,20 @@ class _Scoped(_BACKEND):
     def _backend_apply_gradients(self, grads: Any, variables: Any) -> None:
         # Branches of a condition cannot assign within a scope: both are taken,
         # and one is chosen.
-        every = self.ema_overwrite_frequency
-        self.ema_overwrite_frequency = None
+        uses_ema = self.use_ema
+        self.use_ema = False
         try:
-            super()._backend_apply_gradients(grads, variables)
+            if self.gradient_accumulation_steps:
+                self._accumulate(grads, variables)
+            else:
+                super()._backend_apply_gradients(grads, variables)
         finally:
-            self.ema_overwrite_frequency = every
-        if self.use_ema and every:
+            self.use_ema = uses_ema
+        if not uses_ema:
+            return
+        self._update_model_variables_moving_average(self._trainable_variables)
+        every = self.ema_overwrite_frequency
+        if every:
             due = (self.iterations + 1) % every == 0
             for variable, average in zip(
                 self._trainable_variables,
@@ -229,6 +238,28 @@ class _Scoped(_BACKEND):
                 strict=True,
             ):
                 variable.assign(tf.where(due, average, variable))
+
+    def _accumulate(self, grads: Any, variables: Any) -> None:
+        """Takes a step with the mean of several gradients, or adds one up."""
+        steps = self.gradient_accumulation_steps
+        all_sums = self._accumulated_gradients
+        sums = [all_sums[self._get_variable_index(v)] for v in variables]
+        kept = {id(v) for v in (self._iterations, self._learning_rate)}
+        kept |= {id(v) for v in all_sums}
+        moved = [
+            (v, tf.convert_to_tensor(v))
+            for v in [*self._trainable_variables, *self.variables]
+            if id(v) not in kept
+        ]
+        totals = [g + s for g, s in zip(grads, sums, strict=True)]
+        means = self._clip_gradients([total / steps for total in totals])
+        self._apply_weight_decay(variables)
+        self._backend_update_step(means, variables, self.learning_rate)
+        due = (self._iterations + 1) % steps == 0
+        for variable, value in moved:
+            variable.assign(tf.where(due, variable, value))
+        for total, added in zip(sums, totals, strict=True):
+            total.assign(tf.where(due, tf.zeros_like(added), added))
 
 
 @functools.cache
@@ -267,46 +298,6 @@ def step_of_rule(
     Returns:
         Each variable that changes with its new value, a tensor.
     """
-    steps = optimizer.gradient_accumulation_steps
-    if steps:
-        return _accumulated_step(
-            optimizer, gradients, variables, values, int(steps)
-        )
     with Updates(values) as updates, _scoped(optimizer):
         optimizer.apply(gradients, variables)
     return updates.items()
-
-
-def _accumulated_step(
-    optimizer: Any,
-    gradients: Sequence[Any],
-    variables: Sequence[keras.Variable],
-    values: Sequence[tuple[keras.Variable, Any]],
-    steps: int,
-) -> list[tuple[keras.Variable, Any]]:
-    """Returns the step of an optimizer that accumulates gradients."""
-    sums = optimizer._accumulated_gradients
-    optimizer.gradient_accumulation_steps = None
-    try:
-        calls = optimizer.iterations  # else Keras divides it by the number
-        with Updates(values):
-            count = tf.convert_to_tensor(calls)
-            totals = [
-                None if g is None else g + s
-                for g, s in zip(gradients, sums, strict=True)
-            ]
-        means = [None if t is None else t / steps for t in totals]
-        taken = step_of_rule(
-            optimizer, means, variables, [*values, (calls, count // steps)]
-        )
-    finally:
-        optimizer.gradient_accumulation_steps = steps
-    due = (count + 1) % steps == 0
-    with Updates(values):
-        chosen = [(v, tf.where(due, x, v)) for v, x in taken if v is not calls]
-    rest = [
-        (s, tf.where(due, tf.zeros_like(t), t))
-        for s, t in zip(sums, totals, strict=True)
-        if t is not None
-    ]
-    return [*chosen, *rest, (calls, count + 1)]

@@ -18,6 +18,17 @@ RULES = {
         ema_overwrite_frequency=2,
     ),  # fmt: skip
     "accumulating": lambda: optimizers.Adam(0.1, gradient_accumulation_steps=2),
+    "accumulating_all": lambda: optimizers.AdamW(
+        optimizers.schedules.PolynomialDecay(0.1, 5, 0.0),
+        gradient_accumulation_steps=2,
+        use_ema=True,
+        ema_momentum=0.5,
+        ema_overwrite_frequency=3,
+        clipnorm=0.5,
+    ),
+    "accumulating_average": lambda: optimizers.SGD(
+        0.1, gradient_accumulation_steps=3, use_ema=True, ema_momentum=0.5
+    ),
     "adamw": lambda: optimizers.AdamW(0.1),
     "nadam": lambda: optimizers.Nadam(0.1),
     "lion": lambda: optimizers.Lion(0.1),
