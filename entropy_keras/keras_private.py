@@ -73,12 +73,12 @@ def build_on_symbols(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
-def batch_of_workers(iterator: Any) -> Any:
-    """Returns what a batch of several workers looks like, without any data.
+def batch_of_replicas(iterator: Any) -> Any:
+    """Returns what a batch of several replicas looks like, without any data.
 
     Keras takes a batch of the data themselves to build a model from, and
-    reduces it over the replicas along an axis, which only works in one process
-    (keras #20585).
+    averages its parts over the replicas, which fails where they differ in size
+    or come from several processes (keras #20585).
 
     Args:
         iterator: What Keras makes of the data of `fit` or `evaluate`.

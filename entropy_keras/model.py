@@ -298,14 +298,14 @@ class EntropyModel(keras.Model):
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None
     ) -> None:
-        """Creates all variables; see `keras_private.batch_of_workers`."""
+        """Creates all variables; see `keras_private.batch_of_replicas`."""
         strategy = self.distribute_strategy
-        if iterator is None or not replicas.across_workers(strategy):
+        if iterator is None or strategy.num_replicas_in_sync == 1:
             super()._maybe_symbolic_build(iterator, data_batch)
             return
         with strategy.scope():
             keras_private.build_on_symbols(
-                self, keras_private.batch_of_workers(iterator)
+                self, keras_private.batch_of_replicas(iterator)
             )
 
     def _shown(self, logs: dict[str, Any]) -> dict[str, Any]:

@@ -109,12 +109,14 @@ class Report(NamedTuple):
         loss: The loss, a scalar.
         predictions: Outputs of the model.
         values: Values for the variables that the pass asked to assign.
+        counts: Whether this replica had data there; `None` if it had.
     """
 
     batch: Any
     loss: tf.Tensor
     predictions: Any
     values: Tensors
+    counts: Any
 
 
 class Handed(NamedTuple):
@@ -124,11 +126,13 @@ class Handed(NamedTuple):
         state: That of the loop of `propose`.
         carried: Random seeds and recurrent states.
         report: What the first pass of the update has left.
+        counts: Whether this replica has had data yet; `None` if it had.
     """
 
     state: Any
     carried: Tensors
     report: Report
+    counts: Any
 
 
 class Leg(NamedTuple):
@@ -186,11 +190,13 @@ class GradientAt:
         minibatch: Returns the mini-batch of an index.
         clip: Clips gradients.
         synchronized: Whether each gradient is averaged over the replicas.
-        counts: Whether this replica has data, a scalar; `None` if it has.
+        counts: Whether this replica has data, a scalar; `None` if it has. Of an
+            update of several groups, in this leg.
         jit_compile: Whether what runs beside it may be compiled with XLA.
         leg: Where in an update of several groups, `None` in one of one group.
 
     Attributes:
+        counts: Whether this replica has had data in the update.
         known: Gradients of a pass, to tell for which variables there is none.
         report: What the first pass of the update left, `None` before it.
     """
@@ -208,7 +214,7 @@ class GradientAt:
     ) -> None:
         self.variables = model.trainable_variables
         self.jit_compile = jit_compile
-        self.counts = counts
+        self.counts = self._has_data = counts
         self.known: list[Any] = []
         self.report: Report | None = None
         self._first: Tensors = []
@@ -224,6 +230,8 @@ class GradientAt:
         self._states = [tf.convert_to_tensor(v) for v in self._carried]
         if leg is not None and leg.handed is not None:
             self._states = leg.handed.carried
+            if counts is not None:
+                self.counts = tf.logical_or(counts, leg.handed.counts)
 
     @property
     def first(self) -> Tensors:
@@ -274,7 +282,7 @@ class GradientAt:
         ]
         gradients = list(result.gradients)
         if self._synchronized:
-            gradients = replicas.mean(gradients, self.counts)
+            gradients = replicas.mean(gradients, self._has_data)
         gradients = [
             tf.zeros_like(p) if g is None else g
             for p, g in zip(position, self._clip(gradients), strict=True)
@@ -288,7 +296,11 @@ class GradientAt:
         self.known = result.gradients
         self._updated = [variable for variable, _ in updates]
         self.report = Report(
-            batch, result.loss, result.predictions, [x for _, x in updates]
+            batch,
+            result.loss,
+            result.predictions,
+            [x for _, x in updates],
+            self._has_data,
         )
         if self._leg is not None and self._leg.handed is not None:
             self.report = self._leg.handed.report
@@ -321,11 +333,29 @@ class GradientAt:
         self._start = leg.number * num_steps
         if leg.handed is not None:
             state = leg.handed.state
-        state = self._repeat(step, state, self._start, num_steps)
+        carried = self._states
+        found = self._repeat(step, state, self._start, num_steps)
+        if self._has_data is not None and not self._synchronized:
+            # A short group may have left this replica nothing to walk on.
+            found, self._states = tf.nest.map_structure(
+                self._chosen, (found, self._states), (state, carried)
+            )
+        state = found
         if not leg.is_last and self.report is not None:
-            raise Unfinished(Handed(state, self._states, self.report))
+            raise Unfinished(
+                Handed(state, self._states, self.report, self.counts)
+            )
         self._start = None
         return state
+
+    def _chosen(self, found: Any, earlier: Any) -> Any:
+        """Returns the earlier of two values where there was no data.
+
+        Integers, such as random seeds, go on: replicas have them in common.
+        """
+        if not found.dtype.is_floating:
+            return found
+        return tf.where(self._has_data, found, earlier)
 
     def _repeat(
         self,

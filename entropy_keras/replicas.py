@@ -320,7 +320,7 @@ def mean(tensors: Sequence[Any], counts: Any = None) -> list[Any]:
         tensors: Tensors. `None` stays, and so does what is not floating:
             whatever counts has the same number everywhere.
         counts: Whether this replica counts, which one without data does not: a
-            scalar. At least one has to.
+            scalar, or a list of one for each tensor. At least one has to.
 
     Returns:
         As many, the same on each replica.
@@ -328,21 +328,36 @@ def mean(tensors: Sequence[Any], counts: Any = None) -> list[Any]:
     result = list(tensors)
     if count() == 1:
         return result
-    if counts is None:
-        counts = tf.constant(True)
+    yes = tf.constant(True)
+    each = counts if isinstance(counts, list) else [counts] * len(result)
+    each = [yes if c is None else c for c in each]
     context = tf.distribute.get_replica_context()
     present = [
         i for i, t in enumerate(result) if t is not None and t.dtype.is_floating
     ]
     for dtype in {result[i].dtype: None for i in present}:
         members = [i for i in present if result[i].dtype == dtype]
-        flat = tf.concat([tf.reshape(result[i], [-1]) for i in members], 0)
-        flat = tf.where(counts, flat, tf.zeros_like(flat))  # of none, NaN
-        flat = tf.concat([flat, [tf.cast(counts, dtype)]], 0)
+        kinds = list({id(each[i]): each[i] for i in members}.values())
+        flat = tf.concat(
+            [
+                # Of none it is NaN.
+                *(
+                    tf.reshape(
+                        tf.where(each[i], result[i], tf.zeros_like(result[i])),
+                        [-1],
+                    )
+                    for i in members
+                ),
+                tf.cast(tf.stack(kinds), dtype),
+            ],
+            0,
+        )
         flat = context.all_reduce(tf.distribute.ReduceOp.MEAN, flat)
-        flat = flat[:-1] / flat[-1]
-        sizes = [tf.size(result[i]) for i in members]
-        for i, part in zip(members, tf.split(flat, sizes), strict=True):
+        sizes = [*(tf.size(result[i]) for i in members), len(kinds)]
+        *parts, shares = tf.split(flat, sizes)
+        share = {id(kind): shares[n] for n, kind in enumerate(kinds)}
+        for i, part in zip(members, parts, strict=True):
+            part = part / share[id(each[i])]
             result[i] = tf.reshape(part, tf.shape(result[i]))
             result[i].set_shape(tensors[i].shape)
     return result

@@ -71,7 +71,7 @@ def compute(
     gradients, slots, states, loss = _reduced(
         proposal,
         [(v, x) for v, x in updates if id(v) not in metrics | carried],
-        report.loss,
+        report,
         gradient_at.counts,
     )
     gradients = [
@@ -116,7 +116,7 @@ def _clock(
 def _reduced(
     proposal: multi_gradient.Proposal,
     states: list[replicas.Valued],
-    loss: tf.Tensor,
+    report: passes.Report,
     counts: Any,
 ) -> tuple[list[Any], list[Any], list[replicas.Valued], tf.Tensor]:
     """Averages over the replicas what they are to have in common.
@@ -124,17 +124,19 @@ def _reduced(
     Args:
         proposal: That of this replica.
         states: State of the model that is not trained, with new values.
-        loss: The reported loss.
-        counts: Whether this replica has data.
+        report: Whose loss it is, and whose state.
+        counts: Whether this replica has had data.
 
     Returns:
         Gradients, flattened slots, states and loss.
     """
     slots = [tf.convert_to_tensor(s) for s in tf.nest.flatten(proposal.slots)]
+    proposed = [*proposal.gradients, *slots]
+    reported = [*(x for _, x in states), report.loss]
     means = iter(
         replicas.mean(
-            [*proposal.gradients, *slots, *(x for _, x in states), loss],
-            counts,
+            [*proposed, *reported],
+            [counts] * len(proposed) + [report.counts] * len(reported),
         )
     )
     return (

@@ -207,6 +207,55 @@ def legs(chains):
     }
 
 
+def short_leg(chains):
+    """A linear model whose second update begins with a batch of one row."""
+    x = RNG.normal(size=[13, 3])
+    y = x @ [1.0, -1.0, 0.5]
+    with TWO.scope():
+        inputs = keras.Input([3])
+        model = entropy_keras.EntropyModel(
+            inputs, layers.Dense(1, use_bias=False)(inputs)
+        )
+        optimizer = entropy_sgd(
+            groups_per_update=3, chains=chains, scope=0.5,
+            langevin_learning_rate=0.1, averaging_rate=0.75,
+            sampler=entropy_keras.SGLD(momentum=0.0),
+        )  # fmt: skip
+        model.compile(optimizer, loss="mse", jit_compile=False)
+    model.set_weights([np.zeros([3, 1])])
+    batches = tf.data.Dataset.from_tensor_slices((x, y[:, None])).batch(4)
+    logs = model.fit(batches, shuffle=False, verbose=0).history
+
+    def gradient(w, rows):
+        return 2 * x[rows].T @ (x[rows] @ w - y[rows]) / len(rows)
+
+    # What each replica gets of each mini-batch: 4, 4, 4, then 1, 4, 4 rows.
+    parts = [[s, s + 2] for s in (0, 4, 8, 12, 0, 4)]
+    rows = [[np.arange(s, min(s + 2, 13)) for s in pair] for pair in parts]
+    w = np.zeros(3)
+    for update in (rows[:3], rows[3:]):
+        position, mean = np.array([w, w]), np.array([w, w])
+        for pair in update:
+            slopes = [
+                gradient(p, r) if len(r) else None
+                for p, r in zip(position, pair, strict=True)
+            ]
+            if chains == "synchronized":
+                common = np.mean([s for s in slopes if s is not None], 0)
+                slopes = [common, common]
+            for i, slope in enumerate(slopes):
+                if slope is not None:
+                    pull = 0.5 * (position[i] - w)
+                    position[i] = position[i] - 0.1 * (slope + pull)
+                    mean[i] = 0.25 * mean[i] + 0.75 * position[i]
+        w = w - 0.5 * (w - mean.mean(0))
+    found = model.get_weights()[0][:, 0]
+    return {
+        "difference": float(np.abs(found - w).max()),
+        "loss": logs["loss"][0],
+    }
+
+
 def collectives():
     """Elements of each all-reduce of an update."""
     model = compiled(entropy_sgd, TWO, normalize=True)
@@ -320,7 +369,8 @@ def masks():
 def last_groups():
     """Updates and losses with rows that do not divide."""
     found = []
-    for rows in (ROWS + 1, ROWS + 5):
+    # Of the last, the first group does not divide either.
+    for rows in (ROWS + 1, ROWS + 5, STEPS * SIZE + 1):
         x, y = data(2)
         model = compiled(entropy_sgd, TWO)
         logs = fit(model, x[:rows], y[:rows])
@@ -428,6 +478,8 @@ def of_two():
         "synchronized": synchronized(),
         "legs": legs("per_replica"),
         "synchronized_legs": legs("synchronized"),
+        "short_leg": short_leg("per_replica"),
+        "synchronized_short_leg": short_leg("synchronized"),
         "collectives": collectives(),
         "failure": failure(),
         "failure_half": failure("mixed_float16"),

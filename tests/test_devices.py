@@ -109,9 +109,15 @@ def test_dropout_differs_between_replicas(results):
 
 
 def test_last_groups_of_any_size_train(results):
-    for updates, loss in results["last_groups"]["found"]:
-        assert updates == 2
-        assert 0 < loss < 100
+    found = results["last_groups"]["found"]
+    assert [updates for updates, _ in found] == [2, 2, 1]
+    assert all(0 < loss < 100 for _, loss in found)
+
+
+@pytest.mark.parametrize("case", ["short_leg", "synchronized_short_leg"])
+def test_a_replica_without_data_in_a_leg_stays_where_it_is(results, case):
+    assert results[case]["difference"] < 1e-6
+    assert 0 < results[case]["loss"] < 100
 
 
 def test_what_cannot_work_is_refused_by_name(results):
