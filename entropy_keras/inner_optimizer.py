@@ -32,8 +32,9 @@ class InnerOptimizer(kinetics.Sampler):
     method with Adam "in both loops" (section 4.3 of the paper), and with an
     outer Nesterov step the inner half of DiLoCo.
 
-    The rule moves each variable as in training, weight decay, clipping and
-    constraints of the rule included. M changes the noise alone.
+    The rule moves each variable as in training, with its weight decay and what
+    is excluded from that, its clipping, and the constraint of the variable. M
+    changes the noise alone.
 
     Args:
         rule: A `keras.optimizers.Optimizer` such as `Adam(1e-3)`. It serves as
@@ -41,8 +42,8 @@ class InnerOptimizer(kinetics.Sampler):
         persistent: Whether its state goes on from update to update.
 
     Raises:
-        ValueError: If `rule` is no optimizer or has an average or accumulation
-            of its own.
+        ValueError: If `rule` is no optimizer or has an average, accumulation
+            or loss scaling of its own.
 
     Example:
     >>> adam = InnerOptimizer(keras.optimizers.Adam(0.01))
@@ -80,6 +81,13 @@ class InnerOptimizer(kinetics.Sampler):
                 "to `averaging_rate` or the outer optimizer",
                 getattr(self.rule, argument),
             )
+        validation.require(
+            self.rule.loss_scale_factor is None,
+            "loss_scale_factor",
+            "left out of the rule of an InnerOptimizer, whose gradients are "
+            "not scaled",
+            self.rule.loss_scale_factor,
+        )
         validation.normalize(self)
         validation.require(
             isinstance(self.persistent, bool),
@@ -109,12 +117,10 @@ class InnerOptimizer(kinetics.Sampler):
         if key not in self._built:
             with tf.init_scope():
                 rule = self.copy_of_rule()
-                variables = [
-                    keras.Variable(
-                        tf.zeros(shape, dtype), dtype=dtype, name=f"weights_{i}"
-                    )
-                    for i, (shape, dtype) in enumerate(key)
-                ]
+                variables = [keras_private.stand_in(t) for t in like]
+                kept = keras_private.excluded_from_decay(self.rule, like)
+                if kept:
+                    rule.exclude_from_weight_decay([variables[i] for i in kept])
                 rule.build(variables)
             self._built[key] = rule, variables
         return self._built[key]
@@ -124,7 +130,10 @@ class InnerOptimizer(kinetics.Sampler):
         return [tf.convert_to_tensor(v) for v in _state_of(rule)]
 
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:  # noqa: D102
-        return self._initial_state(variables) if self.persistent else ()
+        # Later calls have tensors, which know neither names nor constraints.
+        self._built.clear()
+        state = self._initial_state(variables)
+        return state if self.persistent else ()
 
     @property
     def draws_at_start(self) -> bool:  # noqa: D102

@@ -40,9 +40,27 @@ def copy_mask(source: Any, target: Any) -> None:
         source: A tensor, with a mask or without.
         target: Another of its shape, in a graph.
     """
-    mask = getattr(source, "_keras_mask", None)
+    give_mask(target, mask_of(source))
+
+
+def mask_of(tensor: Any) -> Any:
+    """Returns the mask that travels on a tensor, or `None`.
+
+    Args:
+        tensor: The tensor.
+    """
+    return getattr(tensor, "_keras_mask", None)
+
+
+def give_mask(tensor: Any, mask: Any) -> None:
+    """Lets a mask travel on a tensor, as it does not between functions.
+
+    Args:
+        tensor: A tensor in a graph.
+        mask: The mask, or `None`.
+    """
     if mask is not None:
-        target._keras_mask = mask
+        tensor._keras_mask = mask
 
 
 def loss_tracker(model: keras.Model) -> Any:
@@ -167,6 +185,43 @@ class Updates(keras.StatelessScope):
         """Returns each variable that was assigned, with its last value."""
         variables = self._assigned.values()
         return [(v, self.get_current_value(v)) for v in variables]
+
+
+def stand_in(variable: Any) -> keras.Variable:
+    """Returns a variable that a rule treats as it would another.
+
+    Rules look at paths, as Muon does, and apply constraints.
+
+    Args:
+        variable: A variable of Keras, or a tensor, which has none of these.
+
+    Returns:
+        A variable of its shape and type, of zeros.
+    """
+    dtype = tf.as_dtype(variable.dtype).name
+    other = keras.Variable(tf.zeros(variable.shape, dtype), dtype=dtype)
+    if isinstance(variable, keras.Variable):
+        other._path = variable.path
+        other.constraint = variable.constraint
+    return other
+
+
+def excluded_from_decay(optimizer: Any, variables: Sequence[Any]) -> list[int]:
+    """Returns which variables an optimizer was told not to decay.
+
+    Args:
+        optimizer: An optimizer, built or not.
+        variables: Variables of Keras; of tensors none is excluded.
+
+    Returns:
+        Their places.
+    """
+    return [
+        i
+        for i, variable in enumerate(variables)
+        if isinstance(variable, keras.Variable)
+        and not optimizer._use_weight_decay(variable)
+    ]
 
 
 # `keras.optimizers.Optimizer` is the class of the backend on top of the one

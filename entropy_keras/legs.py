@@ -45,7 +45,7 @@ def check(model: keras.Model, optimizer: Any) -> None:
     )
 
 
-def whole_updates(arguments: dict[str, Any], optimizer: Any) -> None:
+def whole_updates(arguments: dict[str, Any], optimizer: Any) -> bool:
     """Makes an epoch of one `fit` call a number of whole updates, in place.
 
     Mini-batches that are missing in the last update are taken from the start of
@@ -55,11 +55,15 @@ def whole_updates(arguments: dict[str, Any], optimizer: Any) -> None:
         arguments: The arguments by name, as bound to `keras.Model.fit`.
         optimizer: The `MultiGradientOptimizer`.
 
+    Returns:
+        Whether the data are now those of one epoch, which `pass_after_pass` is
+        to repeat.
+
     Raises:
         ValueError: If the data are not a data set, or of unknown length.
     """
     if optimizer.groups_per_update == 1:
-        return
+        return False
     dataset = arguments["x"]
     validation.require(
         isinstance(dataset, tf.data.Dataset),
@@ -69,7 +73,7 @@ def whole_updates(arguments: dict[str, Any], optimizer: Any) -> None:
         type(dataset),
     )
     if arguments.get("steps_per_epoch") is not None:
-        return
+        return False
     num_minibatches = int(dataset.cardinality())
     validation.require(
         num_minibatches >= 0,
@@ -82,8 +86,27 @@ def whole_updates(arguments: dict[str, Any], optimizer: Any) -> None:
     missing = steps * optimizer.minibatches_per_update - num_minibatches
     if missing:
         dataset = dataset.concatenate(dataset.repeat().take(missing))
-    arguments["x"] = dataset.repeat()
+    arguments["x"] = dataset
     arguments["steps_per_epoch"] = steps
+    return True
+
+
+def pass_after_pass(groups: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the groups of an epoch, over and over.
+
+    Keras reads all epochs from one iterator if it is told their length. A pass
+    begins when its first group is asked for and no earlier, since callbacks may
+    set its order until then: nothing may be read ahead past its end.
+
+    Args:
+        groups: Those of one epoch.
+
+    Returns:
+        An infinite data set.
+    """
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False
+    return groups.repeat().with_options(options)
 
 
 def train_function(

@@ -241,7 +241,7 @@ class EntropyModel(keras.Model):
         if optimizer is not None:
             replicas.check_scope(self)
             replicas.check_data(self, x)
-            legs.whole_updates(bound.arguments, optimizer)
+            is_one_pass = legs.whole_updates(bound.arguments, optimizer)
             if batching.group_fit_arguments(
                 bound.arguments,
                 optimizer.minibatches_per_group,
@@ -249,6 +249,9 @@ class EntropyModel(keras.Model):
             ):
                 replicas.check_packed(self, x)
                 compilation.avoid(self, self._jit_argument)
+            if is_one_pass:
+                groups = bound.arguments["x"]
+                bound.arguments["x"] = legs.pass_after_pass(groups)
             self._build_for(bound.arguments)
             bound.arguments["callbacks"] = guard.add_to(
                 bound.arguments.get("callbacks"), optimizer

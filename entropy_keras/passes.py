@@ -108,6 +108,7 @@ class Report(NamedTuple):
         batch: Its mini-batch.
         loss: The loss, a scalar.
         predictions: Outputs of the model.
+        masks: The mask of each output or `None`.
         values: Values for the variables that the pass asked to assign.
         counts: Whether this replica had data there; `None` if it had.
     """
@@ -115,6 +116,7 @@ class Report(NamedTuple):
     batch: Any
     loss: tf.Tensor
     predictions: Any
+    masks: Any
     values: Tensors
     counts: Any
 
@@ -299,6 +301,7 @@ class GradientAt:
             batch,
             result.loss,
             result.predictions,
+            tf.nest.map_structure(keras_private.mask_of, result.predictions),
             [x for _, x in updates],
             self._has_data,
         )

@@ -163,6 +163,9 @@ def _shown(
         New values for the variables of the metrics, and the logs.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(report.batch)
+    tf.nest.map_structure(
+        keras_private.give_mask, report.predictions, report.masks
+    )
 
     def compute() -> dict[str, Any]:
         keras_private.loss_tracker(model).update_state(

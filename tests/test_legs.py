@@ -151,6 +151,68 @@ def test_an_epoch_is_a_pass_and_begins_at_the_start():
     assert len(parts[1]["loss"]) == 3
 
 
+def test_callbacks_set_the_order_of_each_epoch():
+    epoch = tf.Variable(0, dtype=tf.int64)
+
+    class Order(keras.callbacks.Callback):
+        def on_epoch_begin(self, number, logs=None):
+            time.sleep(0.1)  # for what may read ahead
+            epoch.assign(number)
+
+    rows = tf.data.Dataset.from_tensors(0).flat_map(
+        lambda _: tf.data.Dataset.range(4).map(lambda i: i + 4 * epoch)
+    )
+    count = tf.data.experimental.assert_cardinality(4)
+    data = rows.apply(count).map(
+        lambda i: (tf.reshape(tf.cast(i, tf.float32), [1, 1]), tf.ones([1, 1]))
+    )
+    seen = []
+
+    class Layer(keras.layers.Layer):
+        def call(self, x):
+            tf.py_function(lambda v: seen.append(v.numpy().ravel()), [x], [])
+            return x
+
+    inputs = keras.Input([1])
+    model = entropy_keras.EntropyModel(
+        inputs, keras.layers.Dense(1)(Layer()(inputs))
+    )
+    optimizer = entropy_keras.EntropySGD(
+        num_langevin_steps=4, groups_per_update=2
+    )
+    model.compile(optimizer, loss="mse", run_eagerly=True)
+    model.fit(data, epochs=3, shuffle=False, verbose=0, callbacks=[Order()])
+    found = [int(v[0]) for v in seen if len(v)]
+    assert found == list(range(12))
+
+
+def test_masks_go_on_to_the_metrics():
+    x = np.random.default_rng(0).integers(1, 5, [16, 6])
+    x[:, 3:] = 0
+    y = np.where(x > 0, x == 2, 1).astype("int32")
+    found = []
+    for num_groups in (1, 2):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input([6], dtype="int32")
+        hidden = keras.layers.Embedding(5, 4, mask_zero=True)(inputs)
+        outputs = keras.layers.Dense(2, "softmax")(hidden)
+        model = entropy_keras.EntropyModel(inputs, outputs)
+        model.compile(
+            entropy_keras.EntropySGD(
+                num_langevin_steps=4, groups_per_update=num_groups, seed=0
+            ),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+        data = tf.data.Dataset.from_tensor_slices((x, y))
+        data = data.batch(4, drop_remainder=True)
+        found.append(model.fit(data, shuffle=False, verbose=0).history)
+    for name, values in found[0].items():
+        assert values == pytest.approx(found[1][name])
+    assert 0 < found[0]["accuracy"][0] < 1
+
+
 def test_mini_batches_of_unknown_and_of_different_shapes():
     def rows(number):
         for i in range(number):
