@@ -29,6 +29,7 @@ METHODS = {
     "sam": "SAM",
     "entropy_sgd": "Entropy-SGD",
     "entropy_sgd_warm": "Entropy-SGD at a real temperature",
+    "long_loop_tuned": "Entropy-SGD, long loops",
     "long_loop": "Entropy-SGD, `presets.long_loop`",
     "adam_inside": "AdamW inside that persists",
     "entropy_sgd_defaults": "Entropy-SGD, defaults",
