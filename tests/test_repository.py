@@ -100,7 +100,7 @@ def test_pages_quote_the_evidence():
     text = " ".join(" ".join(p.read_text() for p in pages).split())
     sets = (
         "mnist_2k", "mnist_2k_50", "mnist_2k_noise", "mnist_2k_noise_50",
-        "cifar10", "text",
+        "cifar10", "diamonds",
     )  # fmt: skip
     tables, runs = [], []
     for name in sets:
@@ -115,10 +115,10 @@ def test_pages_quote_the_evidence():
         for method in evidence.METHODS.keys() & each.keys():
             mean = errors[method].mean()
             assert mean == pytest.approx(each[method], abs=1e-3)
-    _, clean, _, noisy, photographs, a_text = runs
-    for found in (photographs, a_text):
-        for ours in found.keys() - set(evidence.BASELINES):
-            assert mean_and_error(found["adamw"] - found[ours])[2] < 2
+    _, clean, _, noisy, photographs, diamonds = runs
+    for other in ("adamw", "sam"):
+        ahead = mean_and_error(diamonds[other] - diamonds["adam_inside"])
+        assert ahead[2] > 2
     updates = {
         w["updates"]
         for name in ("mnist_2k_50", "mnist_2k_noise_50")
@@ -139,8 +139,9 @@ def test_pages_quote_the_evidence():
         (clean, "long_loop_tuned", "sam", False, ""),
         (noisy, "entropy_sgd_decay", "sgd", False, "ahead by {}, which is sho"),
         (clean, "sgd", "entropy_sgd_decay", False, "(behind it by {})"),
-        (photographs, "sgd", "entropy_sgd", True, "behind SGD (by {})"),
-        (a_text, "sgd", "entropy_sgd", False, "on a text level with it"),
+        (photographs, "sgd", "entropy_sgd", True, "by {} points after ei"),
+        (diamonds, "sgd", "entropy_sgd", True, "by {} on a table of diam"),
+        (diamonds, "sgd", "adam_inside", True, "and behind SGD."),
     ):
         mean, error, ratio = mean_and_error(found[other] - found[ours])
         assert (abs(ratio) > 2) == is_clear
