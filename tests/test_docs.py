@@ -102,6 +102,21 @@ def test_the_memory_of_long_loops_is_what_was_measured():
         assert f"| {steps} | {groups} | {' | '.join(cells)} |" in page
 
 
+def test_the_figures_of_the_paper_are_quoted_as_they_were_found():
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    paths = (ROOT / "benchmarks" / "results" / "paper").glob("*/results.json")
+    found = [json.loads(path.read_text()) for path in paths]
+    assert len(found) >= 3
+    for each in found:
+        digits = 1 if each.get("measure") == "perplexity" else 2
+        for row in each["table"]:
+            cell = f"{row['final_error']:.{digits}f}"
+            if row["deviation"] is not None:
+                cell += f" ± {row['deviation']:.{digits}f}"
+            costs = f"{row['updates']:,} | {row['gradient_evaluations']:,}"
+            assert f"| {cell} | {costs} |" in page
+
+
 def test_what_tuned_runs_chose_is_what_they_chose():
     text = (DOCS / "choose.md").read_text()
     cold, warm = winners("entropy_sgd"), winners("entropy_sgd_warm")
