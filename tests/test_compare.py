@@ -82,6 +82,7 @@ def test_it_keeps_its_rules_and_goes_on(tmp_path, monkeypatch):
     assert compared(tmp_path / "other", max_minutes=1e-9) == []
 
 
+@pytest.mark.nightly
 def test_what_changes_nothing_makes_no_difference(tmp_path):
     network = sets.perceptron(64, 10, 8)
 

@@ -154,7 +154,7 @@ def run_binary(*flags):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_binary_trains_and_loads(npz, tmp_path):
     flags = [
         f"--npz={npz}",

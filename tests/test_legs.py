@@ -125,7 +125,7 @@ def test_an_update_of_several_groups_is_that_of_one(case):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"jit_compile": True},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.nightly),
         {"run_eagerly": True},
         {"policy": "mixed_bfloat16"},
     ],

@@ -359,7 +359,7 @@ def run_binary(*flags):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_binary_draws_figure_2(tmp_path):
     result = run_binary(
         f"--workdir={tmp_path}",
