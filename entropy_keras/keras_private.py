@@ -31,20 +31,10 @@ def layers_within(model: keras.Model) -> list[keras.layers.Layer]:
     return list(model._flatten_layers())
 
 
-def copy_mask(source: Any, target: Any) -> None:
-    """Gives a tensor the mask of another, which losses look at.
-
-    Masks travel on tensors, and Keras's functions for them are not exported.
-
-    Args:
-        source: A tensor, with a mask or without.
-        target: Another of its shape, in a graph.
-    """
-    give_mask(target, mask_of(source))
-
-
 def mask_of(tensor: Any) -> Any:
     """Returns the mask that travels on a tensor, or `None`.
+
+    Losses look at it, and Keras's functions for masks are not exported.
 
     Args:
         tensor: The tensor.

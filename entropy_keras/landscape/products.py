@@ -425,7 +425,7 @@ def held(outputs: Any, free: list[tf.Tensor]) -> Any:
         These in the structure of those.
     """
     for output, one in zip(keras.tree.flatten(outputs), free, strict=True):
-        keras_private.copy_mask(output, one)
+        keras_private.give_mask(one, keras_private.mask_of(output))
     return keras.tree.pack_sequence_as(outputs, free)
 
 
