@@ -25,6 +25,9 @@ ERROR, BITS = "error, %", "bits per character"
 # The error of what has diverged, which is worse than any.
 WORST = 100.0
 _POINTS = 20  # of a curve
+# Updates that are made without a return to Python, which takes longer than a
+# small update does: the seconds are those of the method, not of the loop.
+_TOGETHER = 32
 _CHUNK = 1000  # samples that are evaluated together
 
 
@@ -78,9 +81,9 @@ class Runner:
         self._per_update = getattr(unused, "gradients_per_update", 1)
         self._minibatches = getattr(unused, "minibatches_per_update", 1)
         gradients = passes * (len(data[0]) // batch_size)
-        self.optimizer = method.build(
-            self._knobs, -(-gradients // self._per_update), choices
-        )
+        updates = -(-gradients // self._per_update)
+        self.optimizer = method.build(self._knobs, updates, choices)
+        self._together = min(_TOGETHER, -(-updates // _POINTS))
         if hasattr(self.optimizer, "propose"):
             _follow(self.optimizer, self._knobs["noise_seed"])
         self.model = self._build()
@@ -88,6 +91,7 @@ class Runner:
             self.optimizer,
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=jit_compile,
+            steps_per_execution=self._together,
         )
         self.optimizer.build(self.model.trainable_variables)
         self._state = [
@@ -147,7 +151,8 @@ class Runner:
         watch = None
         if watched is not None:
             watch = Watch(self, watched, gradients / updates)
-            steps = -(-updates // _POINTS)
+            executions = -(-updates // (_POINTS * self._together))
+            steps = executions * self._together
             settings = {
                 "callbacks": [watch],
                 "steps_per_epoch": steps,
