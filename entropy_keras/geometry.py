@@ -44,12 +44,15 @@ class Metric(parts.Part, abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:
+    def diagonal(
+        self, anchor: Tensors, slots: Any, variables: Sequence[Any] = ()
+    ) -> list[Any]:
         """Returns the metric of one update.
 
         Args:
             anchor: The weights x.
             slots: What it remembers.
+            variables: The trainable variables, whose names it may ask for.
 
         Returns:
             For each variable a tensor that broadcasts to it, or `None` for 1.
@@ -83,8 +86,10 @@ class Metric(parts.Part, abc.ABC):
 class Identity(Metric):
     """M = 1: all weights alike, as in the paper."""
 
-    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:  # noqa: D102
-        del slots
+    def diagonal(  # noqa: D102
+        self, anchor: Tensors, slots: Any, variables: Sequence[Any] = ()
+    ) -> list[Any]:
+        del slots, variables
         return [None] * len(anchor)
 
 
@@ -93,13 +98,19 @@ class Identity(Metric):
 class Relative(Metric):
     """Steps, scope and noise relative to the size of the weights.
 
-    M of a weight is the mean square of the weights of its output unit: of its
-    column in a matrix, of its filter in a kernel. Noise of deviation s is then
-    a share s of the weights, whatever their scale. Biases and scales, which are
-    vectors, keep M = 1: most of them are near 0, where relative noise is none.
+    M of a weight is the mean square of the weights with which it shares the
+    index of the last axis: of its column in the matrix of `Dense`, of its
+    filter in the kernel of `Conv2D`. That is its output unit, save where Keras
+    has another order: `DepthwiseConv2D` has one M for all channels,
+    `Conv2DTranspose` one for each input channel, attention one for each place
+    in a head. Noise of deviation s is then a share s of the weights, whatever
+    their scale. Biases and scales keep M = 1, since most of them are near 0,
+    where relative noise is none: all vectors, and what is named `bias`, `beta`
+    or `gamma`. A unit whose weights are all 0 has M = 1 until they are not: it
+    could not leave 0 otherwise.
 
     Args:
-        floor: Smallest M, a positive float, for units whose weights are 0.
+        floor: Smallest M of a unit whose weights are not 0, a positive float.
 
     Raises:
         ValueError: If `floor` is not positive.
@@ -117,21 +128,21 @@ class Relative(Metric):
         validation.require_positive(floor=self.floor)
         validation.normalize(self)
 
-    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:  # noqa: D102
+    def diagonal(  # noqa: D102
+        self, anchor: Tensors, slots: Any, variables: Sequence[Any] = ()
+    ) -> list[Any]:
         del slots
-        return [
-            tf.maximum(
-                tf.reduce_mean(
-                    tf.square(x),
-                    axis=list(range(x.shape.rank - 1)),
-                    keepdims=True,
-                ),
-                tf.constant(self.floor, x.dtype),
-            )
-            if x.shape.rank > 1
-            else None
-            for x in anchor
-        ]
+        names = [getattr(v, "name", "") for v in variables or anchor]
+
+        def of_units(x: tf.Tensor, name: str) -> tf.Tensor | None:
+            if x.shape.rank < 2 or name in ("bias", "beta", "gamma"):
+                return None
+            axes = list(range(x.shape.rank - 1))
+            square = tf.reduce_mean(tf.square(x), axes, keepdims=True)
+            floored = tf.maximum(square, tf.constant(self.floor, x.dtype))
+            return tf.where(square == 0, tf.ones_like(square), floored)
+
+        return [of_units(*each) for each in zip(anchor, names, strict=True)]
 
 
 @keras.saving.register_keras_serializable(package="entropy_keras")
@@ -172,7 +183,10 @@ class RMSGradients(Metric):
         moments = [tf.zeros(v.shape, v.dtype) for v in variables]
         return {"steps": tf.zeros([], tf.int64), "moments": moments}
 
-    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:  # noqa: D102
+    def diagonal(  # noqa: D102
+        self, anchor: Tensors, slots: Any, variables: Sequence[Any] = ()
+    ) -> list[Any]:
+        del variables
         steps = slots["steps"]
         diagonals = []
         for x, moment in zip(anchor, slots["moments"], strict=True):
@@ -243,8 +257,10 @@ class LearnedScope(Metric):
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:  # noqa: D102
         return [tf.ones(v.shape, v.dtype) for v in variables]
 
-    def diagonal(self, anchor: Tensors, slots: Any) -> list[Any]:  # noqa: D102
-        del anchor
+    def diagonal(  # noqa: D102
+        self, anchor: Tensors, slots: Any, variables: Sequence[Any] = ()
+    ) -> list[Any]:
+        del anchor, variables
         return [1.0 / factor for factor in slots]
 
     def observe(  # noqa: D102

@@ -370,3 +370,29 @@ def test_what_lasts_is_resumed_bit_for_bit(mode, name, tmp_path):
         slots, second.optimizer.slot_variables, strict=True
     ):
         assert np.any(before != after.numpy())
+
+
+def test_relative_steps_leave_biases_alone_and_can_leave_zero():
+    rng = np.random.default_rng(0)
+    gru = keras.layers.GRU(2)
+    gru.build([None, 3, 4])
+    zeros = keras.layers.Dense(3, kernel_initializer="zeros")
+    zeros.build([None, 2])
+    variables = [*gru.trainable_variables, *zeros.trainable_variables]
+    weights = [v.numpy() for v in variables]
+    weights[2] += rng.normal(size=weights[2].shape)  # GRU's bias, of rank 2
+    found = geometry.Relative().diagonal(
+        [tf.constant(w) for w in weights], (), variables
+    )
+    assert [v.name for v in variables].count("bias") == 2
+    assert found[2] is None
+    assert found[4] is None
+    for i in (0, 1):
+        np.testing.assert_allclose(
+            found[i][0], np.mean(weights[i] ** 2, 0), rtol=1e-6
+        )
+    np.testing.assert_array_equal(found[3], np.ones([1, 3]))
+    # A weight that is not 0 has a relative step, however small it is.
+    small = tf.constant([[1e-3, 0.0], [0.0, 0.0]])
+    (of_small,) = geometry.Relative().diagonal([small], ())
+    np.testing.assert_allclose(of_small, [[5e-7, 1.0]], rtol=1e-6)
