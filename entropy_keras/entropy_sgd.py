@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from entropy_keras import chain as chain_lib
 from entropy_keras import hyperparameters
+from entropy_keras import kinetics
 from entropy_keras import multi_gradient
 from entropy_keras import noise
 from entropy_keras import validation
@@ -28,7 +29,9 @@ MEASUREMENTS = (
     "force_norm",  # norm of the entropy gradient
     "gradient_norm",  # norm of the gradient of the loss, on one mini-batch
     "cosine",  # of the angle between these two
-    "noise_to_drift",  # norm of the noise over that of the drift, per step
+    # Norm of the noise that a step injects over that of its drift, M times
+    # the gradient; with an inner optimizer, over that of SGD at its rate.
+    "noise_to_drift",
 )
 
 
@@ -102,8 +105,9 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             `InnerOptimizer` to the learning rate of its rule.
         temperature: Temperature T of the noise: a non-negative float, a
             schedule over updates, or a `PerVariable`. 1 samples
-            `exp(-loss - scope / 2 * |x - x'|**2)` for the mean loss; 0 removes
-            the noise from the computation.
+            `exp(-loss - scope / 2 * |x - x'|**2)` for the mean loss, in which
+            the default sampler, with its momentum of 0.9, weighs the loss ten
+            times; 0 removes the noise from the computation.
         averaging_rate: Weight α of the new sample in the running mean of the
             positions, in (0, 1]; `None` takes their plain mean. Defaults to
             0.75. The estimator `"mean_gradient"` takes the plain mean of its
@@ -116,7 +120,8 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             object such as `Displacement(subtract_noise=True)`, which a
             temperature that a network feels asks for. Both are exact in
             equilibrium, the first up to the factor that `scale_by_scope`
-            controls, and err in opposite directions before.
+            controls, the metric, and the weight of the loss in `"sgld"` with
+            momentum, and err in opposite directions before.
         sampler: The kinetics: `"sgld"`, `"split_sgld"`, `"sghmc"`, `"sgnht"`,
             `"santa"`, `"gaussian_perturbation"`, or an object such as
             `SGLD(momentum=0.5)` or `InnerOptimizer(rule)`.
@@ -213,8 +218,8 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
                 "outside of the chain",
                 groups_per_update,
             )
+        chosen.check_stability(self.learning_rate)
         if outer_optimizer is None:
-            chosen.check_stability(self.learning_rate)
             _warn_of_a_small_share(learning_rate, chosen)
 
     @property
@@ -236,6 +241,7 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             f"a list of at most {noise.MAXIMUM_VARIABLES} variables",
             f"{len(variables)} variables",
         )
+        self.hyperparameters.check_stability(self.learning_rate, variables)
         super().build(variables)
 
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:
@@ -324,15 +330,15 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
         clock: multi_gradient.Clock,
     ) -> chain_lib.Chain:
         """Returns the chain with the hyper-parameters of the current update."""
-        h = self.hyperparameters
+        h, variables = self.hyperparameters, gradient_at.variables
         wide = any(weights.dtype == tf.float64 for weights in anchor)
         return chain_lib.Chain(
             sampler=h.sampler,
             settings=h.settings(
                 clock.update,
                 clock.learning_rate,
-                gradient_at.variables,
-                h.metric.diagonal(anchor, slots[1]),
+                variables,
+                h.metric.diagonal(anchor, slots[1], variables),
                 "float64" if wide else "float32",
             ),
             noise=chain_lib.Noise(h.seed, clock.update, clock.replica),
@@ -422,7 +428,12 @@ def _measure(
         tf.reduce_sum(tf.cast(f * g, tf.float32))
         for f, g in zip(force, gradient, strict=True)
     ])
-    step_size = tf.cast(chain.settings[0].step_size, tf.float32)
+    rate = chain.sampler.rate(state.position, state.memory, chain.settings)
+    step_size = tf.cast(rate, tf.float32)
+    drift = [
+        kinetics.scaled(g, s.metric)
+        for g, s in zip(gradient, chain.settings, strict=True)
+    ]
     heat = tf.add_n([
         tf.cast(setting.temperature, tf.float32)
         * (
@@ -440,7 +451,7 @@ def _measure(
         gradient_norm,
         tf.math.divide_no_nan(product, force_norm * gradient_norm),
         tf.math.divide_no_nan(
-            tf.sqrt(2.0 * step_size * heat), step_size * gradient_norm
+            tf.sqrt(2.0 * step_size * heat), step_size * _norm(drift)
         ),
     ]
 

@@ -3,7 +3,9 @@
 Both estimators equal the gradient of the negative local entropy,
 `scope * (anchor - <x'>) = <grad f(x')>`, once the chain is in equilibrium.
 Before that they err in opposite directions: the displacement starts at 0, the
-mean gradient at the gradient of the loss itself.
+mean gradient at the gradient of the loss itself. With a metric M the
+displacement is `M * <grad f(x')>`, a step in its units; where a sampler weighs
+the loss a times, as `SGLD` with momentum does, it is a times as large.
 """
 
 import abc
@@ -100,7 +102,8 @@ class Displacement(Estimator):
     mean = (1 - averaging_rate) * mean + averaging_rate * (position - path)
     ```
 
-    The path starts at 0 and moves linearly with noise of mean 0 that no
+    The path starts at 0, or where `start="stationary"` draws the start of the
+    chain around the weights, and moves linearly with noise of mean 0 that no
     gradient enters, so its expectation is 0 at each step, and the expectation
     of the mean is the same with it and without. What goes is its variance,
     which at a temperature that a network feels is all that is left of the plain

@@ -149,19 +149,17 @@ class HyperParameters:
             ("data_weight", self.num_langevin_steps or self.data_weight,
              "positive when num_langevin_steps=0, or the gradient is zero"),
             ("start", self.start in STARTS, f"one of {STARTS}"),
-            ("scope",
-             self.start != "stationary"
-             or callable(self.scope)
-             or self.scope != 0,
-             "positive with start='stationary', whose law has deviation "
-             "sqrt(temperature / scope)"),
+            ("scale_by_scope",
+             not self.scale_by_scope
+             or self.estimator.default_averaging_rate is not None,
+             "False with estimator='mean_gradient', which has no displacement"),
             ("start",
              not self.metric.learns_from_draws or self.start == "stationary",
              "'stationary' with metric='learned', which learns from a draw "
              "around the weights"),
             ("temperature",
              not self.metric.learns_from_draws
-             or callable(self.temperature)
+             or not validation.is_number(self.temperature)
              or self.temperature > 0,
              "positive with metric='learned', which learns from noise"),
             ("seed",
@@ -175,11 +173,15 @@ class HyperParameters:
                 bool(holds), argument, expectation, getattr(self, argument)
             )
 
-    def check_stability(self, learning_rate: Any) -> None:
+    def check_stability(
+        self, learning_rate: Any, variables: Sequence[Any] = ()
+    ) -> None:
         """Refuses an inner loop that is known to diverge before it starts.
 
         Args:
             learning_rate: That of the outer step, a number or a tensor.
+            variables: The trainable variables, where they are known: a
+                `PerVariable` scope is looked at for each.
 
         Raises:
             ValueError: If step size and scope are too large together.
@@ -192,11 +194,19 @@ class HyperParameters:
         step_size = self.langevin_learning_rate
         if step_size is None:
             step_size = TIED_STEP_RATIO * schedules.number(learning_rate)
-        if isinstance(scope, schedules.PerVariable):
-            return
-        self.sampler.check_stability(
-            float(schedules.at(step_size, 0)), float(schedules.at(scope, 0))
-        )
+        each = variables if isinstance(scope, schedules.PerVariable) else [None]
+        for variable in each:
+            value = float(schedules.at(scope, 0, variable))
+            validation.require(
+                self.start != "stationary" or value > 0,
+                "scope",
+                "positive with start='stationary', whose law has deviation "
+                "sqrt(temperature / scope)",
+                value,
+            )
+            self.sampler.check_stability(
+                float(schedules.at(step_size, 0)), value
+            )
 
     def config(self) -> dict[str, Any]:
         """Returns the values by name, as JSON can hold them.

@@ -180,6 +180,15 @@ class InnerOptimizer(kinetics.Sampler):
             if v is rule.iterations
         )
 
+    def rate(  # noqa: D102
+        self,
+        position: Tensors,
+        memory: Any,
+        settings: Sequence[kinetics.Setting],
+    ) -> tf.Tensor:
+        del settings
+        return self.step_size(position, self.count(position, memory))
+
     def of_noise(self) -> kinetics.Sampler:  # noqa: D102
         return _NoiseOfRule(self)  # noise does not enter the moments
 

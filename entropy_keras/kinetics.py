@@ -119,6 +119,22 @@ class Sampler(parts.Part, abc.ABC):
             The new position and the new memory.
         """
 
+    def rate(
+        self, position: Tensors, memory: Any, settings: Sequence[Setting]
+    ) -> tf.Tensor:
+        """Returns the step size that the next step has.
+
+        Args:
+            position: Where the chain is.
+            memory: What `start` or the step before returned.
+            settings: One for each variable.
+
+        Returns:
+            A scalar.
+        """
+        del position, memory
+        return settings[0].step_size
+
     def finish(self, memory: Any) -> Any:
         """Returns what is to last until the next update.
 

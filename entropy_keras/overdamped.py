@@ -252,6 +252,16 @@ class GaussianPerturbation(kinetics.ElementwiseSampler):
             step_size,
         )
 
+    def check_stability(self, step_size: float, scope: float) -> None:  # noqa: D102
+        del step_size
+        validation.require(
+            scope > 0,
+            "scope",
+            "positive with GaussianPerturbation, whose deviation is "
+            "sqrt(temperature / scope)",
+            scope,
+        )
+
     def move(  # noqa: D102
         self,
         position: tf.Tensor,

@@ -43,9 +43,9 @@ class SGHMC(kinetics.ElementwiseSampler):
     `SGLD` with momentum weighs the loss more. Wherever the loss is quadratic
     its variance is exact at every step size with which it is stable:
     `step_size * curvature` below 4, pull included. The noise of mini-batches,
-    of covariance C, adds `step_size * C / (2 * (1 - momentum))` to the
-    temperature, to first order. Without momentum it is the method of Leimkuhler
-    and Matthews at half the step size.
+    of covariance C, adds `step_size * C * (1 + m) / (4 * (1 - m))` to the
+    temperature at momentum m, to first order. Without momentum it is the method
+    of Leimkuhler and Matthews at half the step size.
 
     Args:
         momentum: Share of the velocity that a step keeps, in [0, 1).

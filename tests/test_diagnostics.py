@@ -120,3 +120,27 @@ def test_they_change_nothing():
         logs_of(model, updates=10)
         weights.append(model.get_weights()[0])
     np.testing.assert_allclose(*weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        # The mean square of the weights is 12.5, the gradient has norm 5.
+        (
+            {"metric": "relative", "langevin_learning_rate": 0.01},
+            (2 * 0.01 * 1e-2 * 12.5 * 2) ** 0.5 / (0.01 * 12.5 * 5),
+        ),
+        # Not the step size that is tied to the outer learning rate.
+        (
+            {
+                "sampler": entropy_keras.InnerOptimizer(
+                    keras.optimizers.SGD(0.02)
+                )
+            },
+            (2 * 0.02 * 1e-2 * 2) ** 0.5 / (0.02 * 5),
+        ),
+    ],
+)
+def test_noise_is_measured_against_the_drift_of_the_step(arguments, expected):
+    model = compiled(num_langevin_steps=1, temperature=1e-2, **arguments)
+    assert logs_of(model)["noise_to_drift"] == pytest.approx(expected, rel=1e-4)

@@ -42,6 +42,20 @@ BAD_ARGUMENTS = [
     ({"data_weight": -0.1}, "data_weight", "-0.1"),
     ({"data_weight": "0"}, "data_weight", "0"),
     ({"scale_by_scope": 1}, "scale_by_scope", "1"),
+    (
+        {"scale_by_scope": True, "estimator": "mean_gradient"},
+        "scale_by_scope",
+        "True",
+    ),
+    (
+        {
+            "scope": 0.0,
+            "sampler": "gaussian_perturbation",
+            "estimator": "mean_gradient",
+        },
+        "scope",
+        "0.0",
+    ),
     ({"estimator": "mean"}, "estimator", "mean"),
     ({"sampler": "hmc"}, "sampler", "'hmc'"),
     ({"sampler": None}, "sampler", "None"),
@@ -85,6 +99,7 @@ def test_bad_argument_of_the_optimizer(arguments, name, value):
         {"scope": 2.0, "langevin_learning_rate": 1.0},
         {"scope": 30.0, "langevin_learning_rate": None},
         {"scope": entropy_keras.ExponentialScope(0.1, 1e-3, 50.0)},
+        {"scope": 20.0, "outer_optimizer": keras.optimizers.SGD(1.0)},
     ],
 )
 def test_an_inner_loop_that_diverges_is_refused(arguments):
@@ -94,6 +109,21 @@ def test_an_inner_loop_that_diverges_is_refused(arguments):
         EntropySGD(**arguments)
     assert "split_sgld" in str(error.value)
     EntropySGD(**arguments, sampler="split_sgld")  # which is stable
+
+
+def test_a_scope_for_each_variable_is_looked_at_once_there_are_some():
+    variables = [keras.Variable([1.0], name=name) for name in "ab"]
+
+    def scope(largest):
+        return entropy_keras.PerVariable(
+            lambda variable: largest if variable.name == "b" else 0.1
+        )
+
+    EntropySGD(scope=scope(19.0)).build(variables)
+    with pytest.raises(ValueError, match=r"must stay below 2.*scope=20\.0"):
+        EntropySGD(scope=scope(20.0)).build(variables)
+    with pytest.raises(ValueError, match="`scope` must be positive with start"):
+        EntropySGD(scope=scope(0.0), start="stationary").build(variables)
 
 
 def test_an_outer_optimizer_cannot_be_entropy_sgd():
