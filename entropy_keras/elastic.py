@@ -1,5 +1,6 @@
 """Replicas with weights of their own, which pull at each other elastically."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -85,8 +86,8 @@ class ElasticEntropySGD(entropy_sgd.EntropySGD):
 
     Raises:
         ValueError: If `elasticity` is negative or not finite, if it is a number
-            that lets the replicas overshoot their mean and drift apart, or if
-            the chains are synchronized.
+            that lets the replicas overshoot their mean and drift apart, if
+            the chains are synchronized, or if gradients are accumulated.
 
     Example:
     >>> optimizer = ElasticEntropySGD(0.5, elasticity=0.1, seed=0)
@@ -118,6 +119,13 @@ class ElasticEntropySGD(entropy_sgd.EntropySGD):
             "chains",
             "'per_replica' where each replica has an anchor of its own",
             self.chains,
+        )
+        validation.require(
+            not self.outer_optimizer.gradient_accumulation_steps,
+            "gradient_accumulation_steps",
+            "None where each replica has an anchor of its own, which moves at "
+            "every update: take more inner steps",
+            self.outer_optimizer.gradient_accumulation_steps,
         )
         self.elasticity = elasticity
 
@@ -204,3 +212,14 @@ class ElasticEntropySGD(entropy_sgd.EntropySGD):
         return super().get_config() | {
             "elasticity": hyperparameters.serialized(self.elasticity)
         }
+
+
+def _signature() -> inspect.Signature:
+    """Returns that of `EntropySGD`, with `elasticity`."""
+    signature = inspect.signature(entropy_sgd.EntropySGD)
+    *parameters, others = signature.parameters.values()
+    own = inspect.signature(ElasticEntropySGD.__init__).parameters["elasticity"]
+    return signature.replace(parameters=[*parameters, own, others])
+
+
+ElasticEntropySGD.__signature__ = _signature()

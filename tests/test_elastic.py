@@ -1,5 +1,7 @@
 """Replicas with anchors of their own."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -68,8 +70,18 @@ def test_parle_is_that_of_its_publication():
         ({"elasticity": -1.0}, "`elasticity` must be a non-negative float"),
         ({"elasticity": 4.0}, "`elasticity` must be below 2 / learning_rate"),
         ({"chains": "synchronized"}, "`chains` must be 'per_replica'"),
+        (
+            {"gradient_accumulation_steps": 2},
+            "`gradient_accumulation_steps` must be None",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         entropy_keras.ElasticEntropySGD(0.5, seed=0, **arguments)
+
+
+def test_its_signature_shows_all_arguments():
+    names = list(inspect.signature(entropy_keras.ElasticEntropySGD).parameters)
+    assert names[:2] == ["learning_rate", "scope"]
+    assert {"elasticity", "outer_optimizer", "clipnorm"} <= set(names)
