@@ -7,6 +7,7 @@ from, so a run resumed from them would see other masks.
 import json
 import os
 import pathlib
+import zipfile
 from typing import Any
 
 import keras
@@ -19,6 +20,11 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
     """Returns those of model and optimizer, which share states, each once."""
     variables = [*model.variables, *model.optimizer.variables]
     return list({id(variable): variable for variable in variables}.values())
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Returns an array of a type that NumPy's files know, equal to one."""
+    return array.astype("float32") if array.dtype.kind == "V" else array
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -69,15 +75,22 @@ class Checkpoint(keras.callbacks.Callback):
             How many epochs are done, the `initial_epoch` of `fit`.
 
         Raises:
-            ValueError: If the file belongs to another model or optimizer.
+            ValueError: If the file is damaged, or belongs to another model or
+                optimizer.
         """
         with model.distribute_strategy.scope():
             model.optimizer.build(model.trainable_variables)
         if not self.path.exists():
             return 0
-        with np.load(self.path) as arrays:
-            values = [arrays[f"v{i}"] for i in range(len(arrays.files) - 1)]
-            self.rows = json.loads(str(arrays["rows"]))
+        try:
+            with self.path.open("rb") as file, np.load(file) as arrays:
+                values = [arrays[f"v{i}"] for i in range(len(arrays.files) - 1)]
+                self.rows = json.loads(str(arrays["rows"]))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                "`path` must hold a whole checkpoint, or none: remove what is "
+                f"damaged. Received: path={self.path}, {error}"
+            ) from error
         variables = _variables(model)
         shapes = [tuple(v.shape) for v in variables]
         if [value.shape for value in values] != shapes:
@@ -103,8 +116,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.rows.append(row)
         if not replicas.is_chief(self.model.distribute_strategy):
             return
-        values = {
-            f"v{i}": v.numpy() for i, v in enumerate(_variables(self.model))
+        values: dict[str, Any] = {
+            f"v{i}": _storable(v.numpy())
+            for i, v in enumerate(_variables(self.model))
         }
         partial = self.path.with_suffix(".partial.npz")
         np.savez(partial, rows=json.dumps(self.rows), **values)

@@ -97,7 +97,12 @@ def run(
             gradient.set_shape(value.shape)
     if isinstance(model.optimizer, LossScaleOptimizer):
         factor = 1.0 / model.optimizer.scale_loss(tf.constant(1.0))
-        gradients = [None if g is None else g * factor for g in gradients]
+
+        def unscaled(g: tf.Tensor) -> tf.Tensor:
+            wide = tf.float64 if g.dtype == tf.float64 else tf.float32
+            return tf.cast(tf.cast(g, wide) * tf.cast(factor, wide), g.dtype)
+
+        gradients = [None if g is None else unscaled(g) for g in gradients]
     return Pass(gradients, loss, predictions, updates)
 
 

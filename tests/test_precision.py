@@ -132,3 +132,26 @@ def test_float64_stays_float64():
     model = compiled("float64", mode={"jit_compile": True})
     model.fit(X, Y, batch_size=4, verbose=0)
     assert {v.dtype for v in model.trainable_variables} == {"float64"}
+
+
+@pytest.mark.parametrize("policy", ["float16", "float64"])
+def test_scaled_losses_of_other_weights_than_single_ones(policy):
+    def trained(optimizer):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input([4], dtype=policy)
+        dense = keras.layers.Dense(1, dtype=policy)
+        model = entropy_keras.EntropyModel(inputs, dense(inputs))
+        model.compile(optimizer, "mse", jit_compile=False)
+        x = np.random.default_rng(0).normal(size=[40, 4]).astype(policy)
+        model.fit(x, x[:, :1], batch_size=4, shuffle=False, verbose=0)
+        return dense.kernel.numpy()
+
+    def entropy_sgd():
+        return entropy_keras.EntropySGD(
+            langevin_learning_rate=0.01, temperature=0.0, seed=0
+        )
+
+    scaled = trained(keras.optimizers.LossScaleOptimizer(entropy_sgd(), 16.0))
+    np.testing.assert_allclose(
+        scaled, trained(entropy_sgd()), rtol=0.05, atol=0.005
+    )
