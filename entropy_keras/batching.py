@@ -137,7 +137,9 @@ def group_fit_arguments(
         arguments["x"] = group_dataset(x, num_minibatches)
         return differ
     if isinstance(x, keras.utils.PyDataset):
-        grouped = joining.GroupedPyDataset(x, num_minibatches)
+        grouped = joining.GroupedPyDataset(
+            x, num_minibatches, shuffle=bool(arguments.get("shuffle"))
+        )
         how = grouped.joining
         arguments["x"] = grouped
         if how.packs:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -212,30 +213,50 @@ def _statistics(
 def _batch_statistics(model: keras.Model, x: Any) -> list[tf.Tensor]:
     """Returns the statistics of one batch, and changes nothing."""
     layers = _normalizations(model)
-    with _normalizing_by_batch(layers), keras.StatelessScope() as scope:
-        model(x, training=False)
-        return [scope.get_current_value(v) for v in _statistics(layers)]
+    with keras.StatelessScope() as scope:
+
+        def read(layer: keras.layers.BatchNormalization) -> list[tf.Tensor]:
+            return [scope.get_current_value(v) for v in _statistics([layer])]
+
+        with _normalizing_by_batch(layers, read) as found:
+            model(x, training=False)
+        # A layer that is called more than once gets the mean of its calls.
+        return [
+            sum(values) / len(values)
+            for layer, calls in zip(layers, found, strict=True)
+            for values in zip(*(calls or [read(layer)]), strict=True)
+        ]
 
 
 @contextlib.contextmanager
 def _normalizing_by_batch(
-    layers: list[keras.layers.BatchNormalization],
-) -> Iterator[None]:
-    """Makes layers use the statistics of the batch, and keep just those."""
+    layers: list[keras.layers.BatchNormalization], read: Callable[[Any], Any]
+) -> Iterator[list[list[Any]]]:
+    """Makes layers use the statistics of the batch, and keep just those.
+
+    Yields:
+        For each layer a list that grows by what `read` returns at each call.
+    """
     saved = [(layer, layer.momentum, layer.call) for layer in layers]
+    found: list[list[Any]] = [[] for _ in layers]
+
+    def reading(layer: Any, call: Any, calls: list[Any]) -> Callable[..., Any]:
+        def call_training(
+            inputs: Any, training: Any = None, mask: Any = None
+        ) -> Any:
+            del training
+            outputs = call(inputs, training=True, mask=mask)
+            calls.append(read(layer))
+            return outputs
+
+        return call_training
+
     try:
-        for layer, _, call in saved:
+        for (layer, _, call), calls in zip(saved, found, strict=True):
             layer.momentum = 0.0
-            layer.call = functools.partial(_call_training, call)
-        yield
+            layer.call = reading(layer, call, calls)
+        yield found
     finally:
         for layer, momentum, _ in saved:
             layer.momentum = momentum
             del layer.call
-
-
-def _call_training(
-    call: Any, inputs: Any, training: Any = None, mask: Any = None
-) -> Any:
-    del training
-    return call(inputs, training=True, mask=mask)

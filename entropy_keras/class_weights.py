@@ -14,7 +14,8 @@ def weighting(class_weight: dict[int, float], specs: Any) -> Callable[..., Any]:
     """Returns what adds the weight of its class to each sample of a batch.
 
     Args:
-        class_weight: Weights by class, 1 where there is none.
+        class_weight: Weights by class, 1 where there is none below the largest
+            class that has one. A larger label is an error, as in Keras.
         specs: Structure of the `tf.TypeSpec` of a batch.
 
     Returns:

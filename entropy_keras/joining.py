@@ -1,6 +1,7 @@
 """How batches that Python code yields become groups."""
 
 import itertools
+import random
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
@@ -80,15 +81,21 @@ class Joining:
 
 
 class GroupedPyDataset(keras.utils.PyDataset):
-    """Concatenates or packs every K batches of a `PyDataset`.
+    """Concatenates or packs K batches each of a `PyDataset`.
 
     Args:
         dataset: The data set of single mini-batches.
         num_minibatches: Number K of batches in a group.
+        shuffle: Whether each epoch makes other groups; Keras shuffles groups,
+            not what is in them.
     """
 
     def __init__(
-        self, dataset: keras.utils.PyDataset, num_minibatches: int
+        self,
+        dataset: keras.utils.PyDataset,
+        num_minibatches: int,
+        *,
+        shuffle: bool = False,
     ) -> None:
         super().__init__(
             workers=dataset.workers,
@@ -103,6 +110,14 @@ class GroupedPyDataset(keras.utils.PyDataset):
         self.joining = Joining(
             [dataset[index] for index in range(min(first, 2))], num_minibatches
         )
+        self.shuffle = shuffle and dataset.num_batches is not None
+        self._order: list[int] = []
+        self._take_order()
+
+    def _take_order(self) -> None:
+        if self.shuffle:
+            self._order = list(range(self.dataset.num_batches))
+            random.shuffle(self._order)  # from where Keras takes its own
 
     @property
     def num_batches(self) -> int | None:
@@ -115,7 +130,8 @@ class GroupedPyDataset(keras.utils.PyDataset):
         stop = start + self.num_minibatches
         if self.dataset.num_batches is not None:
             stop = min(stop, self.dataset.num_batches)
-        batches = [self.dataset[i] for i in range(start, stop)]
+        members = self._order if self.shuffle else range(stop)
+        batches = [self.dataset[i] for i in members[start:stop]]
         return self.joining.join(batches, self.class_weight)
 
     def on_epoch_begin(self) -> None:
@@ -123,8 +139,12 @@ class GroupedPyDataset(keras.utils.PyDataset):
         self.dataset.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
-        """Passes the call on."""
+        """Passes the call on, and takes the order of the next epoch.
+
+        At its beginning workers may already be reading.
+        """
         self.dataset.on_epoch_end()
+        self._take_order()
 
 
 def group_batches(

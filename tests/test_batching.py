@@ -671,3 +671,18 @@ def test_what_keras_would_not_slice_is_refused(x):
 def test_inputs_that_are_all_absent_are_refused():
     with pytest.raises(ValueError, match="^`x` must be"):
         graph_model(dense).fit(None, FEATURES, verbose=0)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_shuffled_py_dataset_makes_other_groups_in_each_epoch(shuffle):
+    grouped = joining.GroupedPyDataset(PartsOf(SAMPLES), 2, shuffle=shuffle)
+    epochs = set()
+    for _ in range(20):
+        grouped.on_epoch_begin()
+        groups = [np.ravel(grouped[i][0]) for i in range(grouped.num_batches)]
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate(groups)), np.sort(SAMPLES[:6].ravel())
+        )
+        epochs.add(frozenset(tuple(sorted(group)) for group in groups))
+        grouped.on_epoch_end()
+    assert len(epochs) == (3 if shuffle else 1)  # which of three is alone

@@ -249,3 +249,39 @@ def test_no_data_is_an_error():
     callback.set_model(network())
     with pytest.raises(ValueError, match="`data` must be a data set of at"):
         callback.recalibrate()
+
+
+def test_a_layer_that_is_called_twice_gets_the_mean_of_its_calls():
+    norm = keras.layers.BatchNormalization(name="norm")
+    inputs = keras.Input([2]), keras.Input([2])
+    model = keras.Model(inputs, norm(inputs[0]) + norm(inputs[1]))
+    recalibrated(model, (np.zeros([8, 2]), np.full([8, 2], 10.0)))
+    np.testing.assert_array_equal(norm.moving_mean, [5.0, 5.0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_checkpoints_hold_half_precision(dtype, tmp_path):
+    def model():
+        inputs = keras.Input([4])
+        outputs = keras.layers.Dense(1, dtype=dtype)(inputs)
+        model = entropy_keras.EntropyModel(inputs, outputs)
+        model.compile(entropy_keras.EntropySGD(1.0, seed=0), loss="mse")
+        return model
+
+    trained, loaded = model(), model()
+    checkpoint = callbacks.Checkpoint(tmp_path / "checkpoint.npz")
+    x = 0.1 * X[:40]
+    trained.fit(x, x[:, :1], verbose=0, callbacks=[checkpoint])
+    assert checkpoint.restore(loaded) == 1
+    for one, other in zip(trained.weights, loaded.weights, strict=True):
+        assert one.dtype == other.dtype == dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(b"PK\x03\x04 and no more")
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"whole checkpoint.*checkpoint\.npz"):
+        callbacks.Checkpoint(path).restore(model)
