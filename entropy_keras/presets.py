@@ -184,10 +184,9 @@ def diloco(**overrides: Any) -> entropy_sgd.EntropySGD:
         language models", arXiv:2311.08105, Algorithm 1.
     """
     rule = keras.optimizers.AdamW(4e-4, weight_decay=0.1)
-    outer = keras.optimizers.SGD(0.7, momentum=0.9, nesterov=True)
     return _with_overrides(
         overrides,
-        outer_optimizer=outer,
+        outer_optimizer=_outer(overrides, 0.7, nesterov=True),
         scope=0.0,
         num_langevin_steps=50,
         temperature=0.0,
@@ -219,16 +218,17 @@ def parle(**overrides: Any) -> elastic.ElasticEntropySGD:
         arXiv:1707.00424, equation 8 and section 3.1.
     """
     growth = 1 / (2 * 390)
-    return elastic.ElasticEntropySGD(**{
-        "learning_rate": 0.1,
-        "scope": schedules.ExponentialScope(0.01, growth, 1.0),
-        "elasticity": schedules.ExponentialScope(1.0, growth, 10.0),
-        "num_langevin_steps": 25,
-        "langevin_learning_rate": 0.1,
-        "temperature": 0.0,
-        "averaging_rate": 0.25,
-        **overrides,
-    })
+    return _with_overrides(
+        overrides,
+        elastic.ElasticEntropySGD,
+        learning_rate=0.1,
+        scope=schedules.ExponentialScope(0.01, growth, 1.0),
+        elasticity=schedules.ExponentialScope(1.0, growth, 10.0),
+        num_langevin_steps=25,
+        langevin_learning_rate=0.1,
+        temperature=0.0,
+        averaging_rate=0.25,
+    )
 
 
 def lpf_sgd(**overrides: Any) -> entropy_sgd.EntropySGD:
@@ -257,7 +257,7 @@ def lpf_sgd(**overrides: Any) -> entropy_sgd.EntropySGD:
     """
     return _with_overrides(
         overrides,
-        outer_optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
+        outer_optimizer=_outer(overrides, 0.1),
         scope=1.0,
         num_langevin_steps=8,
         temperature=0.02**2,
@@ -364,9 +364,25 @@ def perturbed_averaging(**overrides: Any) -> entropy_sgd.EntropySGD:
     )
 
 
+def _outer(
+    overrides: dict[str, Any], learning_rate: float, **arguments: Any
+) -> keras.optimizers.Optimizer:
+    """Returns the outer SGD of a preset, at the learning rate of the user."""
+    if overrides.get("outer_optimizer") is None:
+        learning_rate = overrides.pop("learning_rate", learning_rate)
+    return keras.optimizers.SGD(learning_rate, momentum=0.9, **arguments)
+
+
 def _with_overrides(
-    overrides: dict[str, Any], **arguments: Any
-) -> entropy_sgd.EntropySGD:
+    overrides: dict[str, Any],
+    kind: Any = entropy_sgd.EntropySGD,
+    **arguments: Any,
+) -> Any:
+    """Returns the optimizer, less what the preset has for what is replaced."""
     if overrides.get("outer_optimizer") is not None:
         arguments.pop("learning_rate", None)  # the outer optimizer has its own
-    return entropy_sgd.EntropySGD(**(arguments | overrides))
+    estimator = estimators.get(overrides.get("estimator", "displacement"))
+    if estimator.default_averaging_rate is None:
+        for name in ("averaging_rate", "scale_by_scope"):
+            arguments.pop(name, None)  # of the displacement
+    return kind(**(arguments | overrides))

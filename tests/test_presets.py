@@ -217,3 +217,15 @@ def test_paper_v1_with_adam_ties_the_inner_step_to_adam():
     g = gamma * alpha * 0.1 * eta * gradient(weights[0], batch)
     expected = -eta * g / (abs(g) + 1 / np.sqrt(1 - 0.999))
     np.testing.assert_allclose(weights[1] - weights[0], expected, rtol=1e-5)
+
+
+def test_arguments_that_a_preset_has_no_use_for_may_be_replaced():
+    assert float(presets.diloco(learning_rate=0.5).learning_rate) == 0.5
+    assert presets.diloco(learning_rate=0.5).outer_optimizer.nesterov
+    assert float(presets.lpf_sgd(learning_rate=0.25).learning_rate) == 0.25
+    outer = keras.optimizers.SGD(0.5)
+    assert presets.parle(outer_optimizer=outer).outer_optimizer is outer
+    optimizer = presets.paper_v1(estimator="mean_gradient")
+    assert (optimizer.averaging_rate, optimizer.scale_by_scope) == (None, False)
+    with pytest.raises(ValueError, match="`learning_rate` must be set on"):
+        presets.diloco(learning_rate=0.5, outer_optimizer=outer)
