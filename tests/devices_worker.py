@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import entropy_keras
+from entropy_keras import landscape
 
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
@@ -450,6 +451,22 @@ def outside():
     return {"messages": messages}
 
 
+def curvature():
+    """The trace of a Hessian within a scope of replicas, and outside of it."""
+    model = network()
+    model.compile("sgd", "mse")
+    x, y = data(1)
+
+    def found(loss=None):
+        objective = landscape.Objective(model, (x, y), loss)
+        value = objective.value(objective.position())
+        return [float(value), landscape.trace(objective).value]
+
+    with TWO.scope():
+        inside = [found(), found("mse")]
+    return {"inside": inside, "outside": found()}
+
+
 def sam():
     return entropy_keras.SharpnessAware(0.1, learning_rate=0.1)
 
@@ -485,6 +502,7 @@ def of_two():
         "failure_half": failure("mixed_float16"),
         "noise": noise(),
         "masks": masks(),
+        "landscape": curvature(),
         "last_groups": last_groups(),
         "refused": refused(),
         "outside": outside(),

@@ -108,6 +108,12 @@ def test_dropout_differs_between_replicas(results):
     assert 0.2 < results["masks"]["differ"] < 0.8
 
 
+def test_a_landscape_is_the_same_within_a_scope(results):
+    found = results["landscape"]
+    for inside in found["inside"]:
+        assert inside == pytest.approx(found["outside"], rel=1e-5)
+
+
 def test_last_groups_of_any_size_train(results):
     found = results["last_groups"]["found"]
     assert [updates for updates, _ in found] == [2, 2, 1]

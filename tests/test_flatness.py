@@ -303,7 +303,8 @@ def test_a_budget_is_kept():
     start = time.monotonic()
     found = landscape.flatness_report(model, data, loss, budget=4, verbose=0)
     assert time.monotonic() - start < 6.0  # Others may use the machine.
-    assert math.isfinite(found.largest.value)
+    largest = found.largest  # which a busy machine has no time for
+    assert math.isfinite(largest.value) or "not afforded" in largest.meaning
 
 
 def test_trace_beside_a_run_has_no_bias_and_a_true_error():
@@ -344,11 +345,6 @@ def test_bad_input_is_refused_before_the_data_are_read(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            {"threshold": 1e-3, "num_steps": 2},
-            r"`threshold` must be .* at least the resolution.* use .*"
-            r"more `num_steps`.*=0\.001",
-        ),
         ({"minimum_loss": 9e9}, "`minimum_loss` must be at most .*=9000"),
         ({"num_steps": 1}, "`num_steps` must be an integer of at l.*steps=1"),
         ({"num_probes": 0}, "`num_probes` must be a positive int.*probes=0"),
@@ -361,6 +357,21 @@ def test_bad_input_is_refused(arguments, message):
         landscape.flatness_report(
             *regression.arguments, **{"verbose": 0} | arguments
         )
+
+
+def test_below_the_resolution_the_share_is_bounded():
+    model, data = network()
+    report = landscape.flatness_report(
+        model, data, "mse", num_steps=10, threshold=1e-6, verbose=0
+    )
+    eigenvalues = np.linalg.eigvalsh(
+        landscape.hessian_matrix(model, data, "mse", verbose=0)
+    )
+    share = report.near_zero
+    assert math.isnan(share.value)
+    assert share.low <= np.mean(np.abs(eigenvalues) < 1e-6) <= share.high
+    assert "below the resolution" in share.meaning
+    json.dumps(report.to_dict())
 
 
 def symmetric(eigenvalues):

@@ -626,3 +626,16 @@ def test_an_objective_gives_the_same_and_is_compiled_once():
     assert counts == [len(traces)] * 2
     with pytest.raises(ValueError, match="`loss` must be left out"):
         landscape.local_entropy(objective, loss=loss, scope=2.0)
+
+
+def test_a_narrow_valley_around_the_weights_is_not_missed():
+    # Draws find one in a thousand of it, and its curvature tells of more.
+    def well(weight):
+        return 1.0 - keras.ops.exp(-((weight / 1e-3) ** 2))
+
+    chains = Chains(landscape.Objective(*one_weight(well, 0.0)))
+    found = quietly(
+        estimate_local_entropy, chains, Plan(1.0, 0.05), INTEGRATION
+    )
+    assert "split R-hat is" in found.reason
+    assert not found.converged

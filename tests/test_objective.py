@@ -644,3 +644,28 @@ def test_gauss_newton_sees_the_mask():
     np.testing.assert_allclose(
         curvature @ identity, hessian @ identity, rtol=1e-5, atol=1e-7
     )
+
+
+def test_one_loss_for_several_outputs_is_refused():
+    inputs = keras.Input([2])
+    outputs = [keras.layers.Dense(1)(inputs) for _ in range(2)]
+    model = keras.Model(inputs, outputs)
+    x = np.ones([4, 2])
+    with pytest.raises(ValueError, match="`loss` must be left out for a model"):
+        landscape.trace(model, (x, [x[:, :1], x[:, 1:]]), "mse")
+
+
+def test_a_function_of_all_samples_at_once_is_refused():
+    model = sequential([2], keras.layers.Dense(1))
+    data = np.ones([4, 2]), np.ones([4, 1])
+    with pytest.raises(ValueError, match="a function that returns a value for"):
+        landscape.trace(model, data, lambda y, p: keras.ops.sum((y - p) ** 2))
+
+
+def test_a_loss_in_single_precision_is_not_called_exact():
+    model = sequential([2], keras.layers.Dense(1))
+    data = np.ones([4, 2]), np.ones([4, 1])
+    keras.config.set_floatx("float32")  # as it is when only layers are told
+    model.compile("sgd", "mse")
+    assert landscape.Objective(model, data).precision == 2.0**-23
+    assert landscape.Objective(model, data, "mse").precision == 2.0**-52

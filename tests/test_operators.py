@@ -224,3 +224,28 @@ def test_sums_have_the_precision_of_their_parts():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_determinant_of_zero_is_refused():
+    dense = matrix(np.array([0.0, 1.0, 2.0, 3.0]))
+    with pytest.raises(ValueError, match="no eigenvalue is 0 but for rounding"):
+        landscape.log_determinant(dense)
+    found = landscape.log_determinant(dense, shift=1.0)
+    assert found.value == pytest.approx(np.log(24.0))
+
+
+def test_half_precision_does_not_excuse_any_residual():
+    coarse = aslinearoperator(matrix(np.geomspace(1e-3, 1.0, 100)))
+    coarse.precision = 2.0**-7
+    vector = np.ones(100)
+    with pytest.raises(ValueError, match="`tolerance` must be at least 0.008"):
+        landscape.inverse_vector_product(coarse, vector=vector)
+    with pytest.raises(ValueError, match="`max_steps` must be more, or"):
+        landscape.inverse_vector_product(
+            coarse, vector=vector, tolerance=0.01, max_steps=1
+        )
+
+
+def test_a_matrix_that_is_not_symmetric_is_refused():
+    with pytest.raises(ValueError, match="`model` must be a symmetric matrix"):
+        landscape.trace(np.triu(np.ones([5, 5])))

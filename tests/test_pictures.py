@@ -114,3 +114,25 @@ def test_bad_arguments_are_refused(call, message):
     data = np.eye(2), np.zeros([2, 1])
     with pytest.raises(ValueError, match=message):
         call(model, data)
+
+
+def test_traces_of_variables_of_one_path_are_told_apart():
+    inputs = keras.Input([2])
+
+    @keras.saving.register_keras_serializable()
+    class Twins(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.parts = [keras.layers.Dense(2, name="d") for _ in range(2)]
+
+        def call(self, x):
+            return self.parts[1](self.parts[0](x))
+
+    model = keras.Model(inputs, Twins()(inputs))
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=[2, 20, 2])
+    traces = landscape.layer_traces(model, tuple(data), "mse", num_products=60)
+    assert len(traces) == 4
+    hessian = landscape.hessian_matrix(model, tuple(data), "mse", verbose=0)
+    total = sum(trace.value for trace in traces.values())
+    assert total == pytest.approx(np.trace(hessian), rel=1e-5)

@@ -119,7 +119,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     def slope(inverse: float) -> float:
         probabilities = scipy.special.softmax(inverse * logits, axis=1)
-        return float(np.mean((probabilities * logits).sum(axis=1) - chosen))
+        # Where a class is ruled out its logit is -inf, and 0 * -inf is 0.
+        terms = np.where(probabilities > 0, probabilities * logits, 0.0)
+        return float(np.mean(terms.sum(axis=1) - chosen))
 
     lowest, highest = 1 / _WIDEST, _WIDEST
     require(

@@ -115,7 +115,9 @@ class Chains:
     def run(self, plan: Plan, couplings: Any, step_sizes: Any) -> Samples:
         """Runs `plan.num_chains` chains at each coupling.
 
-        They start from draws of the law at coupling 0.
+        Every other one starts from a draw of the law at coupling 0, the rest
+        from the weights of the model, so that chains which do not find a
+        narrow valley, or do not leave it, disagree.
 
         Args:
             plan: What to sample.
@@ -133,6 +135,11 @@ class Chains:
             np.tile(couplings, plan.num_chains),
             stationary=True,
         )
+        aside = np.arange(len(step_sizes) * plan.num_chains)
+        aside = aside // len(step_sizes) % 2 == 0
+        (drawn,) = walk.state.position
+        start = [tf.where(aside[:, None], drawn, walk.anchor)]
+        walk = walk._replace(state=walk.state._replace(position=start))
         walk, *_ = self._moments(walk, plan.num_discarded)
         count = plan.num_steps - plan.num_discarded
         _, losses, sums = self._moments(walk, count)
@@ -205,7 +212,9 @@ class Chains:
             and the sum.
         """
         walk_on = compiled(functools.partial(self._walk, measure))
-        return lambda walk, num_steps: walk_on(walk, tf.constant(num_steps))
+        return lambda walk, num_steps: walk_on(
+            walk, tf.constant(int(num_steps))
+        )
 
     def _chain(
         self, setting: samplers.Setting, seed: tf.Tensor, stationary: bool

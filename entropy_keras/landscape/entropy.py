@@ -68,7 +68,9 @@ def local_entropy(
     Let <f>_s be the mean loss under exp(-(s f(x') + scope / 2 |x' - x|²) / T).
     Then the value is minus its integral over the coupling s from 0 to 1, and
     since <f>_s falls with s, sums of rectangles bound it from both sides. The
-    outermost two are the bounds of Gibbs and Bogoliubov, -<f>_0 and -<f>_1.
+    outermost two are the bounds of Gibbs and Bogoliubov, -<f>_0 and -<f>_1. A
+    valley that no draw finds, narrow beyond all curvature at x, is in neither
+    value nor bounds; half of the chains start at x, so that they see its own.
 
     Args:
         model: A model with data, or an `Objective`, whose compiled chains
@@ -301,7 +303,10 @@ def local_entropy_gradient(
 
     Returns:
         The gradient, in units of the loss per weight. It is withheld, with a
-        warning and the reason, where `local_entropy` would withhold its value.
+        warning and the reason, where `local_entropy` would withhold its value,
+        which looks at the loss: a few flat directions beside many sharp ones
+        can lag behind unseen. The two estimators differ there by many standard
+        errors, and agree once `num_steps` suffice.
 
     Raises:
         ValueError: If an argument is out of its range; see also `Objective`.

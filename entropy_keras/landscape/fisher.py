@@ -32,10 +32,11 @@ def fisher_diagonal(
     """Computes the diagonal of the Fisher information from each sample.
 
     It is the mean over samples of the squared gradient of one sample's loss, a
-    negative log-likelihood. The true Fisher information is also the diagonal
-    of the Gauss-Newton matrix; the empirical one is not, but for a model that
-    is right and near its optimum. Regularization of the weights, which belongs
-    to no sample, is left out. Layers run as in inference.
+    negative log-likelihood. Of a model whose outputs are logits, the true
+    Fisher information is also the diagonal of the Gauss-Newton matrix; the
+    empirical one is not, but for a model that is right and near its optimum.
+    Regularization of the weights, which belongs to no sample, is left out.
+    Layers run as in inference.
 
     Args:
         model: A model with data, or an `Objective`: see there, as for `data`,
@@ -214,9 +215,12 @@ def require_pairs(objective: Objective) -> None:
         ValueError: If they are not inputs and labels alone.
     """
     require(
-        all(isinstance(b, tuple) and len(b) == 2 for b in objective.batches),
+        all(
+            isinstance(b, tuple) and len(b) == 2 and b[1] is not None
+            for b in objective.batches
+        ),
         "data",
-        "`(x, y)` without sample weights",
+        "`(x, y)` without sample weights, both of them given",
         "another structure",
     )
 

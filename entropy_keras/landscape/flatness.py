@@ -422,8 +422,16 @@ def _around(
 
 def _near_zero(spectrum: Spectrum, threshold: float) -> Measured:
     """Returns the share near zero: bounds, widened by the error of probes."""
-    share = spectrum.share_below(threshold)
     low, high = share_bounds(spectrum, threshold)
+    if threshold < spectrum.resolution:
+        return Measured(
+            math.nan,
+            low,
+            high,
+            f"bounds only: {threshold:g} is below the resolution, "
+            f"{spectrum.resolution:.2g}",
+        )
+    share = spectrum.share_below(threshold)
     error = _WIDTH * share.standard_error
     return Measured(
         share.value,

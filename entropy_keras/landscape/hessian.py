@@ -342,5 +342,10 @@ def _digest(objective: Objective) -> str:
     batches = [keras.tree.flatten(batch) for batch in objective.batches]
     for leaves in zip(*batches, strict=True):
         for leaf in leaves:
-            digest.update(np.asarray(leaf).tobytes())
+            array = np.asarray(leaf)
+            # The bytes of objects, such as text, are where they lie in memory.
+            of_objects = array.dtype == object
+            digest.update(
+                repr(array.tolist()).encode() if of_objects else array.tobytes()
+            )
     return digest.hexdigest()

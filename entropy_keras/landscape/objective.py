@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from entropy_keras import passes
+from entropy_keras import replicas
 from entropy_keras.landscape import samples
 from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape import substitutes
@@ -40,10 +41,13 @@ class Objective:
             computes in its own dtype, float32 unless it says otherwise; the
             others in that of the weights.
         batch_size: Samples per batch when `data` are arrays. Time and memory
-            depend on it, the result does not, with one exception: a loss over
-            masked sequences is a mean over the steps of a batch that are not
-            masked, and batches, which count by their samples, hold different
-            numbers of those. One batch then holds the exact loss of all data.
+            depend on it, the result does not, where the loss is a mean over
+            samples. It is not where masked steps, or labels of an
+            `ignore_class`, are left out of the mean: batches count by their
+            samples, and hold different numbers of those that stay. Nor is it
+            where a layer adds a sum over samples by `add_loss`, or batch
+            normalization runs as in training. One batch then holds the exact
+            loss of all data.
         training: Whether layers run as in training. Batch normalization then
             uses the statistics of each batch, and dropout drops the same units
             at every evaluation.
@@ -56,7 +60,7 @@ class Objective:
         dtype: Name of the dtype of that vector: float64 where the weights are,
             else float32.
         precision: The relative precision of the coarsest floating type that a
-            layer computes in.
+            layer with weights, or the loss of float64 ones, computes in.
         precision_of_products: That of products of the Hessian.
         loss: The loss as it was given, or compiled.
         training: Whether layers run as in training.
@@ -124,6 +128,17 @@ class Objective:
         self.gradient = self.mean(
             lambda *at: self.batch_loss_and_gradient(*at)[1]
         )
+        if not single:
+            # A compiled loss computes in float32 unless Keras is told else.
+            first = keras.tree.map_structure(
+                lambda leaf: None if leaf is None else leaf[:1], self.batches[0]
+            )
+            _, loss_of_one = self._evaluated(self.split(self.position()), first)
+            of_loss = selfcheck.EPS[loss_of_one.dtype.name]
+            self.precision = max(self.precision, of_loss)
+            self.precision_of_products = max(
+                self.precision_of_products, of_loss
+            )
         if self.precision > selfcheck.EPS["float32"] and not training:
             self._require_sums()
 
@@ -189,6 +204,16 @@ class Objective:
         Returns:
             The predictions, passed through `through`, and the scalar loss.
         """
+        predictions, loss = self._evaluated(weights, batch, through)
+        return predictions, tf.cast(loss, self.dtype)
+
+    def _evaluated(
+        self,
+        weights: Sequence[tf.Tensor],
+        batch: Any,
+        through: Callable[[Any], Any] = lambda predictions: predictions,
+    ) -> tuple[Any, tf.Tensor]:
+        """Returns what `forward` does, the loss in the dtype it comes in."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         model, training = self._model, self.training
         mapping = list(zip(self.variables, weights, strict=True))
@@ -208,10 +233,20 @@ class Objective:
                     **passes.training_argument(model.compute_loss, training),
                 )
             else:
+                require(
+                    tf.is_tensor(predictions),
+                    "loss",
+                    "left out for a model of several outputs: compile it with "
+                    "theirs",
+                    self.loss,
+                )
                 loss = self._loss(y, predictions, sample_weight=sample_weight)
+            # Under a strategy Keras divides it by the number of replicas.
+            loss *= tf.cast(replicas.count(), loss.dtype)
+            if self._loss is not None:
                 for term in model.losses:
                     loss += tf.cast(term, loss.dtype)
-        return predictions, tf.cast(loss, self.dtype)
+        return predictions, loss
 
     def penalty(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the regularization loss of the weights and its gradient.
@@ -499,7 +534,15 @@ class _Mean(keras.losses.Loss):
         self._function = function
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        return self._function(y_true, y_pred)
+        values = tf.convert_to_tensor(self._function(y_true, y_pred))
+        require(
+            values.shape.rank != 0,
+            "loss",
+            "a function that returns a value for each sample, of which the "
+            "mean is taken",
+            "one that returns a scalar",
+        )
+        return values
 
 
 def _as_loss(loss: Any, dtype: str) -> keras.losses.Loss:

@@ -1,5 +1,6 @@
 """Pictures of curvature and of training: functions that return a figure."""
 
+import collections
 import itertools
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -97,7 +98,8 @@ def layer_traces(
         **options: `batch_size` and `training`.
 
     Returns:
-        The traces by the path of the variable; their sum is the whole trace.
+        The traces by the path of the variable, with a number from the second
+        variable of the same path on; their sum is the whole trace.
 
     Raises:
         ValueError: If `num_products` is out of its range; see also `Objective`.
@@ -112,14 +114,18 @@ def layer_traces(
     """
     objective = objective_of(model, data, loss, **options)
     operator = hessian_operator(objective)
-    return {
-        variable.path: trace(
+    seen: collections.Counter[str] = collections.Counter()
+    traces = {}
+    for variable in objective.variables:
+        path = variable.path
+        seen[path] += 1
+        name = path if seen[path] == 1 else f"{path} ({seen[path]})"
+        traces[name] = trace(
             restricted_operator(operator, weight_indices(objective, variable)),
             num_products=num_products,
             seed=seed,
         )
-        for variable in objective.variables
-    }
+    return traces
 
 
 def plot_layer_traces(traces: Mapping[str, Mapping[str, Trace]]) -> Any:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from entropy_keras.validation import is_integer
+from entropy_keras.validation import normalize
 from entropy_keras.validation import require
 from entropy_keras.validation import require_positive
 
@@ -55,6 +56,7 @@ class Plan:
                 value,
             )
         require(self.seed < 2**31, "seed", "below 2**31", self.seed)
+        normalize(self)
 
     @property
     def num_discarded(self) -> int:

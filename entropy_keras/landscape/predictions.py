@@ -68,7 +68,18 @@ class LocalPredictions:
 
     @property
     def logits(self) -> np.ndarray:
-        """Logarithms of mean probabilities, for `log_loss` and its like."""
+        """Logarithms of mean probabilities, for `log_loss` and its like.
+
+        Raises:
+            ValueError: If there is one number per sample and not one per class.
+        """
+        require(
+            self.mean.ndim > 1 and self.mean.shape[-1] > 1,
+            "mean",
+            "probabilities of two classes or more: stack 1 - mean and mean of "
+            "a sigmoid",
+            f"an array of shape {self.mean.shape}",
+        )
         return np.log(np.maximum(self.mean, np.finfo("float32").tiny))
 
 
@@ -344,7 +355,7 @@ class Predictor:
                     position[None], [plan.seed, -2 * index - 1]
                 )
                 slots = metric.observe(slots, objective.split(seen[0, 1:]))
-        diagonals = metric.diagonal(anchor, slots)
+        diagonals = metric.diagonal(anchor, slots, objective.variables)
         if all(each is None for each in diagonals):
             return None
         return objective.join([
@@ -459,6 +470,8 @@ def _activation(loss: Any) -> str:
     Raises:
         ValueError: If the loss does not tell, or there are several.
     """
+    if isinstance(loss, (list, tuple)) and len(loss) == 1:
+        (loss,) = loss
     require(
         not isinstance(loss, (dict, list, tuple)),
         "model",

@@ -178,7 +178,7 @@ def symmetric_operator(
 
     Raises:
         ValueError: If arguments do not fit together, or if an operator is not
-            square or not real; see also `Objective`.
+            square or not real, or a matrix not symmetric; see also `Objective`.
 
     Example:
     >>> symmetric_operator(np.diag([1.0, 2.0])).shape
@@ -202,6 +202,16 @@ def symmetric_operator(
         "a square operator of real floating numbers",
         f"one of shape {found.shape} and type {found.dtype}",
     )
+    if isinstance(model, np.ndarray):
+        one, other = np.random.default_rng(0).normal(size=[2, len(model)])
+        of_one, of_other = model @ one, model @ other
+        size = np.linalg.norm(of_one) + np.linalg.norm(of_other)
+        require(
+            not abs(other @ of_one - one @ of_other) > 1e-3 * size,
+            "model",
+            "a symmetric matrix",
+            "one that is not",
+        )
     return found
 
 

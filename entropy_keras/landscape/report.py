@@ -11,6 +11,7 @@ import numpy as np
 from entropy_keras import requirements
 from entropy_keras.landscape.density import Spectrum
 from entropy_keras.landscape.slices import Slice
+from entropy_keras.validation import as_python
 
 
 class Measured(NamedTuple):
@@ -210,6 +211,7 @@ def _say_missing(axes: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """Returns the value, or `None` for a number that is not finite."""
+    """Returns a value for JSON, `None` for a number that is not finite."""
+    value = as_python(value)
     is_lost = isinstance(value, float) and not math.isfinite(value)
     return None if is_lost else value

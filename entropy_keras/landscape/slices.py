@@ -44,6 +44,9 @@ def loss_slice(
     A random direction is Gaussian and normalized filter by filter: what leads
     to one unit has the norm of the weights that lead to it. Slices of
     different networks can be compared then, however their layers are scaled.
+    Units are those of the last axis, which is right for dense layers and
+    ordinary convolutions; a depthwise kernel is one filter, a transposed one
+    goes by its input channels, an embedding by its columns.
 
     Args:
         model: A model with data, or an `Objective`: see there, as for `data`,
@@ -219,7 +222,7 @@ def filter_normalized(
 ) -> np.ndarray:
     """Scales a direction to the norms of a network's filters.
 
-    A filter is what one unit of the last axis sees: a column of a dense
+    A filter is what shares an index of the last axis: a column of a dense
     kernel, or `kernel[..., unit]` of a convolution. A bias is one as a whole.
 
     Args:

@@ -72,6 +72,14 @@ def log_determinant(
     if count <= num_steps * num_probes:
         matrix = operator.matmat(np.eye(count, dtype=operator.dtype))
         values = np.linalg.eigvalsh((matrix + matrix.T).astype("float64") / 2)
+        rounding = count * relative_precision(operator) * np.abs(values).max()
+        require(
+            abs(values.min() + shift) > rounding,
+            "shift",
+            "one with which no eigenvalue is 0 but for rounding: there is no "
+            f"logarithm of {values.min() + shift:.3g} +- {rounding:.1g}",
+            shift,
+        )
         _require_positive_definite(values.min(), shift)
         return Estimate(float(np.log(values + shift).sum()), 0.0)
     spectrum = density(operator, num_steps, num_probes, seed)
@@ -116,8 +124,10 @@ def inverse_vector_product(
             `model.trainable_variables`, each flattened.
         loss: The loss; `None` for the compiled one.
         shift: What is added to each eigenvalue, a non-negative number.
-        tolerance: Norm of the residual allowed, relative to that of the vector;
-            positive. Single precision does not allow for much less than 1e-5.
+        tolerance: Norm of the residual sought, relative to that of the vector;
+            at least the precision of the products, and in single precision
+            hardly less than 1e-5. What rounding adds is accepted up to ten
+            times the tolerance.
         max_steps: Limit of the steps, one product each, at least 1.
         **options: `batch_size` and `training`.
 
@@ -146,6 +156,14 @@ def inverse_vector_product(
     )
     operator = symmetric_operator(model, data, loss, **options)
     (count, _) = operator.shape
+    precision = relative_precision(operator)
+    require(
+        tolerance >= precision,
+        "tolerance",
+        f"at least {precision:.1g}, the precision of the products, or the "
+        "model a copy of it in float32",
+        tolerance,
+    )
     known = np.asarray(vector, float)
     require(
         known.shape == (count,) and np.isfinite(known).all(),
@@ -175,9 +193,9 @@ def inverse_vector_product(
     found, _ = cg(positive, known, rtol=tolerance, maxiter=max_steps)
     residual = np.linalg.norm(known - multiply(found)) / np.linalg.norm(known)
     # The recurrence takes products for exact, which they are not.
-    slack = tolerance + 10 * math.sqrt(count) * relative_precision(operator)
+    rounding = 10 * math.sqrt(count) * relative_precision(operator)
     require(
-        bool(residual <= slack),
+        bool(residual <= tolerance + min(rounding, 9 * tolerance)),
         "max_steps",
         "more, or `shift` or `tolerance` larger: the residual is "
         f"{residual:.3g} of the vector, with {tolerance:g} allowed",
