@@ -63,7 +63,9 @@ def problem(
     model.compile("adam", loss)
     if num_epochs:
         model.fit(inputs, labels, 64, epochs=num_epochs, verbose=0)
-    return model, (inputs[:num_samples], labels[:num_samples])
+    # Drawn at random: the first digits are all of one class.
+    drawn = np.random.default_rng(0).permutation(len(labels))[:num_samples]
+    return model, (inputs[drawn], labels[drawn])
 
 
 def as_torch(

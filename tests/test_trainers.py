@@ -356,6 +356,9 @@ def test_another_configuration_is_refused(npz, tmp_path):
         ({"network": "char_lstm"}, "`network` must take samples"),
         ({"npz": None, "dataset": "no_such_set"}, "`dataset` must be"),
         ({"scope": 100.0}, "`langevin_learning_rate` times `scope`"),
+        ({"maximum_scope": 0.1}, "`maximum_scope` must be left out without"),
+        ({"step_factor": 2.0}, "`step_factor` must be left out without sched"),
+        ({"npz": None, "standardized": True}, "`standardized` must be left"),
     ],
 )
 def test_a_bad_configuration_is_refused(npz, tmp_path, changes, message):
@@ -427,3 +430,27 @@ def test_the_binary_refuses_with_a_sentence(tmp_path, flag, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_each_class_has_samples_in_both_parts(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, [16, 8, 8]).astype("uint8")
+    y = np.repeat([0, 1, 2], [4, 2, 10])
+    path = tmp_path / "few.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    for fraction in (0.05, 0.9):
+        loaded = data.load(
+            "", npz=str(path), validation_fraction=fraction, seed=0
+        )
+        for part in (loaded.train, loaded.validation):
+            assert set(part.labels) == {0, 1, 2}
+    assert len(data.load("", npz=str(path), seed=0).validation.labels) == 0
+
+
+def test_results_without_their_weights_are_refused(npz, tmp_path):
+    run = training.prepare(config_for(npz), tmp_path)
+    metrics = training.finish(run)
+    assert training.finish(training.prepare(run.config, tmp_path)) == metrics
+    (tmp_path / "checkpoint.npz").unlink()
+    with pytest.raises(ValueError, match=r"a run with its checkpoint\.npz"):
+        training.finish(training.prepare(run.config, tmp_path))

@@ -177,7 +177,12 @@ def load_text(
     if not pathlib.Path(path).is_file():
         raise ValueError(f"`text` must be a file. Received: text={path}")
     place = {symbol: index for index, symbol in enumerate(SYMBOLS)}
-    content = pathlib.Path(path).read_text("utf-8")
+    try:
+        content = pathlib.Path(path).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"`text` must be a file in UTF-8: {error}. Received: text={path}"
+        ) from None
     codes = np.array([place.get(symbol, 0) for symbol in content], "int32")
     count = (len(codes) - 1) // sequence_length
     if count < 2:
@@ -190,7 +195,10 @@ def load_text(
         for shift in (0, 1)
     )
     test = count - max(1, round(TEXT_TEST_FRACTION * count))
-    validation = test - round(validation_fraction * test)
+    held_out = round(validation_fraction * test)
+    if validation_fraction > 0:
+        held_out = min(max(held_out, 1), test - 1)
+    validation = test - held_out
 
     def part(start: int, stop: int) -> Split:
         return Split(inputs[start:stop], labels[start:stop])
@@ -217,12 +225,19 @@ def _load_digits(seed: int) -> tuple[Split, Split]:
 def _stratified_split(
     split: Split, fraction: float, seed: int
 ) -> tuple[Split, Split]:
-    """Returns a split without a fraction of each class, and that fraction."""
+    """Returns a split without a fraction of each class, and that fraction.
+
+    A class of one sample stays whole.
+    """
     rng = np.random.default_rng(seed)
     taken = np.zeros(len(split.labels), bool)
     for label in np.unique(split.labels):
         members = rng.permutation(np.flatnonzero(split.labels == label))
-        taken[members[: round(fraction * len(members))]] = True
+        # Some of each class in both parts, however small it is.
+        number = round(fraction * len(members))
+        if fraction > 0:
+            number = min(max(number, 1), len(members) - 1)
+        taken[members[:number]] = True
     return (
         Split(split.images[~taken], split.labels[~taken]),
         Split(split.images[taken], split.labels[taken]),

@@ -43,17 +43,17 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
         content: What it holds; numbers that are not finite become null.
     """
     partial = path.with_suffix(".partial")
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    text = json.dumps(finite(content), indent=2, allow_nan=False)
     partial.write_text(text + "\n")
     os.replace(partial, path)
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
     """Returns what JSON can hold, numbers that are not finite as `None`."""
     if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
+        return {name: finite(value) for name, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

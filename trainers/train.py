@@ -26,6 +26,7 @@ from tensorflow import errors
 from trainers import config
 from trainers import networks
 from trainers import optimizers
+from trainers import report
 from trainers import training
 from trainers import usage
 
@@ -311,13 +312,19 @@ def main(arguments: Sequence[str]) -> None:
 def _train(configuration: config.Config) -> None:
     try:
         run = training.prepare(configuration, _WORKDIR.value)
-    except ValueError as error:
+        metrics = training.finished(run)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     if run.splits.understood:
         print(run.splits.understood)
     done = len(run.checkpoint.rows)
     print(f"{run.workdir}: pass {done} of {run.passes} is done.", flush=True)
-    print(json.dumps(training.finish(run), indent=2))
+    if metrics is None:
+        try:
+            metrics = training.finish(run)
+        except KeyboardInterrupt:
+            sys.exit("Stopped: the same command goes on from the last pass.")
+    print(json.dumps(report.finite(metrics), indent=2))
 
 
 if __name__ == "__main__":

