@@ -33,6 +33,7 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
             of arrays, an `(x, y)` or `(x, y, sample_weight)` tuple of them, or
             a finite `tf.data.Dataset` or `keras.utils.PyDataset` of batches. A
             tuple of arrays for a model of several inputs is one of inputs.
+            Arrays are read in their order: mix what is sorted by class.
         batch_size: Size of a batch if `data` holds arrays.
 
     Raises:
