@@ -69,10 +69,15 @@ CASES = [
     ("adam_inside", "graph", "float32", np.inf),
     ("adam_inside", "eager", "mixed_float16", np.inf),
     ("sharpness_aware", "graph", "float32", np.inf),
-    ("sharpness_aware", "xla", "float32", np.nan),
     ("sharpness_aware", "eager", "mixed_float16", np.nan),
     ("lookahead", "eager", "float32", np.nan),
-    ("lookahead", "xla", "mixed_float16", np.nan),
+    *(
+        pytest.param(*case, marks=pytest.mark.nightly)
+        for case in (
+            ("sharpness_aware", "xla", "float32", np.nan),
+            ("lookahead", "xla", "mixed_float16", np.nan),
+        )
+    ),
 ]
 
 

@@ -309,7 +309,20 @@ def train(configuration, model_name, inputs):
     )
 
 
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
+# What has tests of its own beside a relative that stays.
+NIGHTLY = {
+    "paper_v1", "sgnht", "perturbation", "sharpness_aware_momentum"
+}  # fmt: skip
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(case, marks=[pytest.mark.nightly] * (case[0] in NIGHTLY))
+        for case in CASES
+    ],
+    ids=["-".join(case) for case in CASES],
+)
 def trained(request):
     """A case after its training, still under its precision."""
     *case, precision = request.param

@@ -24,7 +24,13 @@ def blocks(page, language):
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem
+    "page",
+    [
+        pytest.param(p, marks=[pytest.mark.nightly] * (p.stem == "devices"))
+        for p in PAGES
+        if blocks(p, "python")
+    ],
+    ids=lambda p: p.stem,
 )
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

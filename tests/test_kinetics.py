@@ -345,7 +345,7 @@ def small_model(mode, arguments):
         ("xla", "sgnht"),
         ("eager", "santa"),
         ("graph", "adam"),
-        ("graph", "perturbation"),
+        pytest.param("graph", "perturbation", marks=pytest.mark.nightly),
     ],
 )
 def test_what_lasts_is_resumed_bit_for_bit(mode, name, tmp_path):

@@ -1,5 +1,7 @@
 """Mini-batches of different shapes, packed into one group."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,16 @@ from entropy_keras import compilation
 from entropy_keras import packing
 
 RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture
+def _collected():
+    """Ends iterators that wait in cycles for the garbage collection.
+
+    TensorFlow waits for up to half of the time that one has lived.
+    """
+    yield
+    gc.collect()
 
 
 def normal(*shape):
@@ -268,6 +280,7 @@ def test_the_batches_of_tensorflow(batched):
     assert_same(seen[: len(expected)], expected)
 
 
+@pytest.mark.usefixtures("_collected")
 @pytest.mark.parametrize(
     "arguments", [{"run_eagerly": True}, {"steps_per_execution": 2}]
 )
@@ -451,6 +464,7 @@ def test_xla_is_left_out_where_it_was_chosen(monkeypatch):
     assert int(model.optimizer.iterations) == 3
 
 
+@pytest.mark.usefixtures("_collected")
 @pytest.mark.parametrize(
     ("later", "message"),
     [

@@ -124,10 +124,10 @@ WAYS = [through_file, through_weights, through_checkpoint]
 CASES = [
     *((functional, way, "graph") for way in WAYS),
     (subclassed, through_file, "graph"),
-    (functional, through_file, "eager"),
     *(
         pytest.param(*case, marks=pytest.mark.nightly)
         for case in (
+            (functional, through_file, "eager"),
             (functional, through_file, "xla"),
             (subclassed, through_weights, "graph"),
             (subclassed, through_checkpoint, "graph"),
