@@ -33,6 +33,7 @@ from trainers import comparison
 from trainers import methods
 from trainers import report
 from trainers import sets
+from trainers import usage
 
 _NPZ = flags.DEFINE_string("npz", None, "Keras-style file of images.")
 _TRAIN_SIZE = flags.DEFINE_integer(
@@ -240,8 +241,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     sizes = sets.Sizes(
         _TRAIN_SIZE.value, _VALIDATION_SIZE.value, _LABEL_NOISE.value
     )

@@ -8,7 +8,6 @@ XLA, which take turns. `entropy_keras.compilation` chooses from this.
 
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from absl import flags
 import entropy_keras
 from benchmarks import common
 from trainers import report
+from trainers import usage
 
 BATCH_SIZE, NUM_STEPS, UPDATES = 64, 5, 8
 layers = keras.layers
@@ -127,8 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     rows = {}
     print("milliseconds per gradient    graph     XLA   ratio")
     for name, make in NETWORKS.items():

@@ -27,6 +27,7 @@ from benchmarks import curvature_problem
 from benchmarks import curvature_tools as tools
 from entropy_keras import landscape
 from trainers import report
+from trainers import usage
 
 _NETWORK = flags.DEFINE_enum(
     "network",
@@ -165,8 +166,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     threads = _THREADS.value
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)

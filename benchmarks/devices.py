@@ -12,7 +12,6 @@ import functools
 import itertools
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from benchmarks import common
 from benchmarks import communication
 from trainers import networks
 from trainers import report
+from trainers import usage
 
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of timing.", lower_bound=3)
 _UPDATES = flags.DEFINE_integer(
@@ -230,8 +230,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     two = common.mirrored(2)
     counted = {name: sent(make, two) for name, make in OPTIMIZERS.items()}
     times = timed({1: tf.distribute.OneDeviceStrategy("CPU:0"), 2: two})

@@ -10,7 +10,6 @@ between their marks in `README.md` and `docs/evidence.md`, and
 import json
 import pathlib
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from absl import app
 from matplotlib.figure import Figure
 
 from trainers import standings
+from trainers import usage
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What is shown, by its name in `trainers.methods`.
@@ -157,8 +157,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     for name, page in PAGES.items():
         path = ROOT / page
         path.write_text(with_table(path.read_text(), name))

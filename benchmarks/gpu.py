@@ -24,6 +24,7 @@ from absl import flags
 
 import entropy_keras
 from benchmarks import common
+from trainers import usage
 
 _OUTPUT = common.output_file()
 _UPDATES = flags.DEFINE_integer(
@@ -173,8 +174,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     gpus = tf.config.list_logical_devices("GPU")
     device = gpus[0].name if gpus else "/device:CPU:0"
     print(f"on {device}" if gpus else "There is no GPU: the CPU stands in.")

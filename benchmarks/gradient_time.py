@@ -12,7 +12,6 @@ least with its gradients and takes their mean: no sampler can be faster.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ import entropy_keras
 from benchmarks import baselines
 from benchmarks import common
 from trainers import networks
+from trainers import usage
 
 _NETWORK = flags.DEFINE_enum(
     "network", "small_mnistfc", list(networks.NAMES), "Network to time."
@@ -199,8 +199,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     tables = {}
     for batch_size in _BATCH_SIZE.value:
         print(f"batch size {batch_size}")

@@ -26,6 +26,7 @@ from absl import flags
 
 import entropy_keras
 from benchmarks import common
+from trainers import usage
 
 _STEPS = flags.DEFINE_multi_integer(
     "num_langevin_steps", [5, 50, 500], "Inner steps per update.", lower_bound=1
@@ -121,8 +122,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     if _DTYPE.value:
         found = measure(_DTYPE.value, _STEPS.value[0], _GROUPS.value[0])
         print(json.dumps(found))

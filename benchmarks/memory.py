@@ -25,6 +25,7 @@ import entropy_keras
 from benchmarks import common
 from trainers import networks
 from trainers import report
+from trainers import usage
 
 SAMPLERS = {
     "with momentum": entropy_keras.SGLD(),
@@ -128,8 +129,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     if _SAMPLER.value:
         make_update()
         return

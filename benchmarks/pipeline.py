@@ -11,7 +11,6 @@ with the smallest and largest.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from absl import flags
 import entropy_keras
 from benchmarks import common
 from trainers import networks
+from trainers import usage
 
 NUM_STEPS = 5
 
@@ -75,8 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     runs = inputs()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(_ROUNDS.value + 2):

@@ -24,6 +24,7 @@ import entropy_keras
 from benchmarks import common
 from trainers import networks
 from trainers import report
+from trainers import usage
 
 _NETWORK = flags.DEFINE_enum(
     "network",
@@ -125,8 +126,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     torch, tensorflow = TorchLoop(), TensorFlowLoop()
     pairs = [
         (tensorflow.round(), torch.round()) for _ in range(_ROUNDS.value + 2)

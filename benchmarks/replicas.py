@@ -27,6 +27,7 @@ import entropy_keras
 from benchmarks import common
 from trainers import report
 from trainers import sets
+from trainers import usage
 
 _NPZ = flags.DEFINE_string("npz", None, "Keras-style file of images.")
 _PASSES = flags.DEFINE_integer("passes", 20, "Passes.", lower_bound=1)
@@ -185,8 +186,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     if _REPLICAS.value:
         strategy = common.mirrored(_REPLICAS.value)
         chosen = sets.images(_NPZ.value, sets.Sizes(2000, 1000))

@@ -10,7 +10,6 @@ JSON.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from absl import flags
 import entropy_keras
 from benchmarks import common
 from trainers import networks
+from trainers import usage
 
 _NETWORK = flags.DEFINE_enum(
     "network", "mnistfc", list(networks.NAMES), "Network to time."
@@ -115,8 +115,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     seconds, first = measure()
     rows = {}
     for name, times in seconds.items():

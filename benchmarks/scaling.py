@@ -9,7 +9,6 @@ constant, and the time of the first update, which traces and compiles.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from absl import flags
 
 import entropy_keras
 from benchmarks import common
+from trainers import usage
 
 BATCH_SIZE = 8
 
@@ -123,8 +123,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     tables = measure(_WIDTHS.value, _STEPS.value, _ROUNDS.value)
     for rows in tables.values():
         print("   weights  steps  ms/update  ns/weight/step  first update [s]")

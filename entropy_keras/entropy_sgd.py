@@ -15,6 +15,7 @@ from entropy_keras import hyperparameters
 from entropy_keras import kinetics
 from entropy_keras import multi_gradient
 from entropy_keras import noise
+from entropy_keras import schedules
 from entropy_keras import validation
 
 Tensors = list[tf.Tensor]
@@ -241,7 +242,11 @@ class EntropySGD(multi_gradient.MultiGradientOptimizer):
             f"a list of at most {noise.MAXIMUM_VARIABLES} variables",
             f"{len(variables)} variables",
         )
-        self.hyperparameters.check_stability(self.learning_rate, variables)
+        if isinstance(self.scope, schedules.PerVariable):
+            with tf.init_scope():  # Keras may build it where it traces.
+                self.hyperparameters.check_stability(
+                    self.learning_rate, variables
+                )
         super().build(variables)
 
     def initial_slots(self, variables: Sequence[keras.Variable]) -> Any:

@@ -244,3 +244,27 @@ def test_gradients_that_vectorization_changes_are_refused(monkeypatch):
     monkeypatch.setattr(tf, "vectorized_map", wrong)
     with pytest.raises(ValueError, match="vectorizes rightly"):
         landscape.fisher_diagonal(model, (X, Y), LOSS)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        landscape.trace,
+        landscape.spectral_density,
+        lambda objective: landscape.hessian_matrix(objective, verbose=0),
+        lambda objective: landscape.top_eigenvalues(
+            objective, num_eigenvalues=1
+        ),
+    ],
+)
+def test_weights_that_move_to_where_the_curvature_is_infinite(function):
+    model = keras.Sequential([keras.Input([6]), layers.Dense(1)])
+    objective = landscape.Objective(
+        model,
+        (X[:8], np.zeros([8, 1], "float32")),
+        lambda y, p: keras.ops.sqrt(keras.ops.sum((y - p) ** 2, -1)),
+    )
+    function(objective)
+    model.set_weights([0 * w for w in model.get_weights()])
+    with pytest.raises(ValueError, match="`model` must be .* finite at its"):
+        function(objective)

@@ -141,7 +141,7 @@ def test_pages_quote_the_evidence():
         (clean, "sgd", "entropy_sgd_decay", False, "(behind it by {})"),
         (photographs, "sgd", "entropy_sgd", True, "by {} points after ei"),
         (diamonds, "sgd", "entropy_sgd", True, "by {} on a table of diam"),
-        (diamonds, "sgd", "adam_inside", True, "and behind SGD."),
+        (diamonds, "sgd", "adam_inside", True, "and behind SGD ({})"),
     ):
         mean, error, ratio = mean_and_error(found[other] - found[ours])
         assert (abs(ratio) > 2) == is_clear

@@ -38,6 +38,7 @@ from trainers import report
 from trainers import search
 from trainers import sets
 from trainers import standings
+from trainers import usage
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/compare", "Folder of the results and of finished runs."
@@ -179,8 +180,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments: The command line without its flags.
     """
     logging.set_verbosity(logging.WARNING)
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     unknown = set(_METHODS.value) - set(methods.METHODS)
     if unknown:
         sys.exit(

@@ -11,6 +11,7 @@ from absl import app
 from absl import flags
 
 from trainers import sources
+from trainers import usage
 
 _NPZ = flags.DEFINE_string(
     "npz",
@@ -36,8 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     try:
         folder = sources.write_tfds(
             sources.read_npz(_NPZ.value),

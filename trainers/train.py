@@ -281,8 +281,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments: The command line without its flags.
     """
     logging.set_verbosity(logging.WARNING)
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     configuration = config_from_flags()
     if configuration.strategy != "multi_worker":
         _train(configuration)

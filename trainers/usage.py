@@ -1,4 +1,4 @@
-"""The help of a program whose flags are in groups.
+"""How a program is called: by flags alone, which its help shows in groups.
 
 A flag is put into a group by `module_name` where it is defined.
 """
@@ -20,6 +20,16 @@ def show_in_groups(groups: Sequence[str]) -> None:
     app.define_help_flags()
     for name, short_name in (("help", "?"), ("helpshort", None)):
         flags.DEFINE_flag(_Help(name, short_name, groups))
+
+
+def require_flags(arguments: Sequence[str]) -> None:
+    """Ends the program if something is given that is not a flag.
+
+    Args:
+        arguments: The command line without its flags, the program first.
+    """
+    if len(arguments) > 1:
+        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
 
 
 class _Help(flags.BooleanFlag):

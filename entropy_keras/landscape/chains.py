@@ -304,7 +304,8 @@ class Chains:
             dtype=hessian.dtype,
         )
         scaled.precision = hessian.precision
-        if not np.isfinite(scaled.matvec(position.numpy())).all():
+        product = self.hessian_product(position, position)
+        if not np.isfinite(product.numpy()).all():
             return np.nan
         found = extremes(scaled, 1, 1e-2, 100, seed, ends="largest")
         return float(found.largest[0] + found.largest_errors[0])

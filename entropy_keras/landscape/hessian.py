@@ -125,6 +125,7 @@ def assemble(
             # The last columns overlap, so that every chunk has one shape.
             begin = min(first, block.size - block.step)
             columns = block.columns(begin)
+            selfcheck.require_finite(columns, "the Hessian")
             rows[begin : begin + block.step, block.start :] = columns
             bar.add(min(block.step, block.size - first))
         progress_file.record(matrix, block.index + 1)

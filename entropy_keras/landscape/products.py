@@ -491,7 +491,10 @@ def operator(
 
     def multiply(vector: np.ndarray) -> np.ndarray:
         vector = tf.constant(vector.reshape(-1), objective.dtype)
-        return product(position, vector).numpy()
+        found = product(position, vector).numpy()
+        # The weights may have moved since the product was checked.
+        selfcheck.require_finite(found, "a product")
+        return found
 
     found = LinearOperator(
         (objective.num_parameters, objective.num_parameters),

@@ -11,13 +11,13 @@ Takes about six minutes on one core.
 """
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
 from absl import app
 from absl import flags
 
+from trainers import usage
 from trainers.experiments.landscape import figure2
 
 _WORKDIR = flags.DEFINE_string(
@@ -64,8 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     settings = {
         "scopes": _SCOPES.value,
         "temperatures": _TEMPERATURES.value,

@@ -23,6 +23,7 @@ from absl import logging
 
 from trainers import comparison
 from trainers import report
+from trainers import usage
 from trainers.experiments.paper import configurations
 from trainers.experiments.paper import figures
 
@@ -60,8 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments: The command line without its flags.
     """
     logging.set_verbosity(logging.WARNING)
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     name = _EXPERIMENT.value
     described = configurations.EXPERIMENTS[name]
     text = str(inspect.getdoc(described)).split("\n\nReturns:")[0]

@@ -27,6 +27,7 @@ from absl import logging
 from trainers import report
 from trainers import train
 from trainers import training
+from trainers import usage
 from trainers.experiments.spectrum import curvature
 
 _METHODS = ("auto", "exact", "lanczos", "fisher")
@@ -64,8 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments: The command line without its flags.
     """
     logging.set_verbosity(logging.WARNING)
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     config = train.config_from_flags()
     results = pathlib.Path(_RESULTS.value)
     adam_batches, outcome = None, {}

@@ -10,7 +10,6 @@ about ten minutes on one core.
 """
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ from absl import flags
 
 from trainers import data
 from trainers import networks
+from trainers import usage
 from trainers.experiments.stability import replacement
 from trainers.experiments.stability import study
 
@@ -69,8 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line without its flags.
     """
-    if len(arguments) > 1:
-        sys.exit(f"error: all arguments are flags. Received: {arguments[1:]}")
+    usage.require_flags(arguments)
     # Each run compiles anew, of which TensorFlow would warn.
     tf.get_logger().setLevel("ERROR")
     start = time.monotonic()
