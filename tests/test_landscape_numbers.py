@@ -258,10 +258,10 @@ def test_gradients_that_vectorization_changes_are_refused(monkeypatch):
     ],
 )
 def test_weights_that_move_to_where_the_curvature_is_infinite(function):
-    model = keras.Sequential([keras.Input([6]), layers.Dense(1)])
+    model = keras.Sequential([keras.Input([6]), layers.Dense(2)])
     objective = landscape.Objective(
         model,
-        (X[:8], np.zeros([8, 1], "float32")),
+        (X[:8], np.zeros([8, 2], "float32")),
         lambda y, p: keras.ops.sqrt(keras.ops.sum((y - p) ** 2, -1)),
     )
     function(objective)
