@@ -33,7 +33,9 @@ _ADAM = {
 }
 # Where the first version is silent, or its letter does not train (its noise has
 # T = 2): the inner learning rate, a temperature at which there is next to no
-# noise, and a scope outside of the outer step, as in the later version.
+# noise, and a scope outside of the outer step, as in the later version. Of that
+# version are, by default, the Nesterov momentum of 0.9 in the inner loop and
+# the averaging rate of 0.75 too, where Algorithm 1 has none and 0.9.
 _V1 = {
     "optimizer": "entropy_sgd",
     "learning_rate": 1.0,
