@@ -213,51 +213,56 @@ def _statistics(
 
 def _batch_statistics(model: keras.Model, x: Any) -> list[tf.Tensor]:
     """Returns the statistics of one batch, and changes nothing."""
-    layers = _normalizations(model)
+    calls: dict[Any, list[Any]] = {
+        layer: [] for layer in _normalizations(model)
+    }
     with keras.StatelessScope() as scope:
 
-        def read(layer: keras.layers.BatchNormalization) -> list[tf.Tensor]:
-            return [scope.get_current_value(v) for v in _statistics([layer])]
+        def note(layer: keras.layers.BatchNormalization) -> None:
+            calls[layer].append([
+                scope.get_current_value(v) for v in _statistics([layer])
+            ])
 
-        with _normalizing_by_batch(layers, read) as found:
+        with _normalizing_by_batch(list(calls), note):
             model(x, training=False)
-        # A layer that is called more than once gets the mean of its calls.
-        return [
-            sum(values) / len(values)
-            for layer, calls in zip(layers, found, strict=True)
-            for values in zip(*(calls or [read(layer)]), strict=True)
-        ]
+        for layer in calls:
+            if not calls[layer]:  # it keeps what it has
+                note(layer)
+    # A layer that is called more than once gets the mean of its calls.
+    return [
+        sum(values) / len(values)
+        for found in calls.values()
+        for values in zip(*found, strict=True)
+    ]
 
 
 @contextlib.contextmanager
 def _normalizing_by_batch(
-    layers: list[keras.layers.BatchNormalization], read: Callable[[Any], Any]
-) -> Iterator[list[list[Any]]]:
+    layers: list[keras.layers.BatchNormalization],
+    note: Callable[[keras.layers.BatchNormalization], None],
+) -> Iterator[None]:
     """Makes layers use the statistics of the batch, and keep just those.
 
-    Yields:
-        For each layer a list that grows by what `read` returns at each call.
+    After each call of a layer `note` is called with it.
     """
     saved = [(layer, layer.momentum, layer.call) for layer in layers]
-    found: list[list[Any]] = [[] for _ in layers]
-
-    def reading(layer: Any, call: Any, calls: list[Any]) -> Callable[..., Any]:
-        def call_training(
-            inputs: Any, training: Any = None, mask: Any = None
-        ) -> Any:
-            del training
-            outputs = call(inputs, training=True, mask=mask)
-            calls.append(read(layer))
-            return outputs
-
-        return call_training
-
     try:
-        for (layer, _, call), calls in zip(saved, found, strict=True):
+        for layer, _, call in saved:
             layer.momentum = 0.0
-            layer.call = reading(layer, call, calls)
-        yield found
+            layer.call = functools.partial(
+                _call_training, call, functools.partial(note, layer)
+            )
+        yield
     finally:
         for layer, momentum, _ in saved:
             layer.momentum = momentum
             del layer.call
+
+
+def _call_training(
+    call: Any, note: Any, inputs: Any, training: Any = None, mask: Any = None
+) -> Any:
+    del training
+    outputs = call(inputs, training=True, mask=mask)
+    note()
+    return outputs

@@ -195,10 +195,7 @@ def load_text(
         for shift in (0, 1)
     )
     test = count - max(1, round(TEXT_TEST_FRACTION * count))
-    held_out = round(validation_fraction * test)
-    if validation_fraction > 0:
-        held_out = min(max(held_out, 1), test - 1)
-    validation = test - held_out
+    validation = test - _held_out(validation_fraction, test)
 
     def part(start: int, stop: int) -> Split:
         return Split(inputs[start:stop], labels[start:stop])
@@ -222,6 +219,13 @@ def _load_digits(seed: int) -> tuple[Split, Split]:
     return _stratified_split(digits, fraction, seed)
 
 
+def _held_out(fraction: float, count: int) -> int:
+    """Returns how many of some samples a fraction is: neither none nor all."""
+    if not fraction:
+        return 0
+    return min(max(round(fraction * count), 1), count - 1)
+
+
 def _stratified_split(
     split: Split, fraction: float, seed: int
 ) -> tuple[Split, Split]:
@@ -234,10 +238,7 @@ def _stratified_split(
     for label in np.unique(split.labels):
         members = rng.permutation(np.flatnonzero(split.labels == label))
         # Some of each class in both parts, however small it is.
-        number = round(fraction * len(members))
-        if fraction > 0:
-            number = min(max(number, 1), len(members) - 1)
-        taken[members[:number]] = True
+        taken[members[: _held_out(fraction, len(members))]] = True
     return (
         Split(split.images[~taken], split.labels[~taken]),
         Split(split.images[taken], split.labels[taken]),

@@ -276,6 +276,26 @@ def require_sum(
         )
 
 
+def asymmetry(
+    multiply: Callable[[np.ndarray], np.ndarray], size: int
+) -> tuple[np.ndarray, float, float]:
+    """Measures how far products are from those of a symmetric matrix.
+
+    Args:
+        multiply: Multiplies the matrix by a vector.
+        size: Of the vector.
+
+    Returns:
+        The product of a random vector; the difference that is 0 for a symmetric
+        matrix; and what it compares to.
+    """
+    one, other = np.random.default_rng(0).normal(size=[2, size])
+    of_one, of_other = multiply(one), multiply(other)
+    difference = float(abs(other @ of_one - one @ of_other))
+    scale = float(np.linalg.norm(of_one) + np.linalg.norm(of_other))
+    return of_one, difference, scale
+
+
 def require_symmetric(
     product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     position: tf.Tensor,
@@ -293,17 +313,13 @@ def require_symmetric(
     Raises:
         ValueError: If it is not symmetric, or not finite.
     """
-    rng = np.random.default_rng(0)
-    one, other = rng.normal(size=[2, position.shape[0]])
-    of_one, of_other = (
-        product(position, tf.constant(v, position.dtype))
-        .numpy()
-        .astype("float64")
-        for v in (one, other)
-    )
-    difference = abs(other @ of_one - one @ of_other)
-    require_finite(of_one, "a product of the Hessian")
-    scale = np.linalg.norm(of_one) + np.linalg.norm(of_other)
+
+    def multiply(vector: np.ndarray) -> np.ndarray:
+        vector = tf.constant(vector, position.dtype)
+        return product(position, vector).numpy().astype("float64")
+
+    found, difference, scale = asymmetry(multiply, position.shape[0])
+    require_finite(found, "a product of the Hessian")
     require(
         bool(difference <= tolerance(precision) * scale),
         "model",

@@ -193,7 +193,7 @@ def inverse_vector_product(
     found, _ = cg(positive, known, rtol=tolerance, maxiter=max_steps)
     residual = np.linalg.norm(known - multiply(found)) / np.linalg.norm(known)
     # The recurrence takes products for exact, which they are not.
-    rounding = 10 * math.sqrt(count) * relative_precision(operator)
+    rounding = 10 * math.sqrt(count) * precision
     require(
         bool(residual <= tolerance + min(rounding, 9 * tolerance)),
         "max_steps",
