@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from entropy_keras import landscape
+from entropy_keras.landscape import selfcheck
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
@@ -143,3 +144,18 @@ def test_kinks_raise_no_alarm(middle):
     model = network(*middle())
     found = landscape.top_eigenvalues(model, (X, Y), loss="mse")
     assert np.isfinite(found.largest).all()
+
+
+def test_products_of_no_symmetric_matrix_are_refused():
+    matrix = tf.constant(np.triu(np.ones([5, 5])))
+
+    def check(matrix):
+        selfcheck.require_symmetric(
+            lambda position, vector: tf.linalg.matvec(matrix, vector),
+            tf.zeros([5], tf.float64),
+            selfcheck.EPS["float64"],
+        )
+
+    check(matrix + tf.transpose(matrix))
+    with pytest.raises(ValueError, match="can be differentiated again"):
+        check(matrix)
