@@ -186,6 +186,28 @@ def test_a_copy_in_float32_has_the_curvature_of_float32(kind):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("num_products", [30, 150])
+@pytest.mark.parametrize("policy", HALVES)
+def test_the_rounding_of_a_trace_is_in_its_error(policy, num_products):
+    single = network("float32")
+    half = network(policy, single.get_weights())
+    single.set_weights(half.get_weights())
+    found = [
+        landscape.trace(m, (X, Y), LOSS, num_products=num_products)
+        for m in (half, single)
+    ]
+    report, expected = (
+        landscape.flatness_report(
+            m, (X, Y), LOSS, budget=None, num_steps=10, verbose=0
+        ).trace
+        for m in (half, single)
+    )
+    (value, error, _), (true, sampling, _) = found
+    assert 0 < abs(value - true) < 3 * error
+    assert sampling < error < 0.05 * true + 2 * sampling
+    assert report.low < expected.value < report.high
+
+
 class Logarithm(layers.Layer):
     def call(self, x):
         return keras.ops.log(x)

@@ -178,6 +178,18 @@ def test_samples_that_depend_on_each_other_are_refused(make):
         landscape.fisher_operator(model, data, loss, **options)
 
 
+def test_the_diagonal_refuses_samples_that_depend_on_each_other():
+    model, data, loss, _ = masked()
+    with pytest.raises(ValueError, match="`model` must be one whose loss of a"):
+        landscape.fisher_diagonal(model, data, loss)
+    # As many steps in each: the mean of the means is the mean.
+    x, y = data
+    found = landscape.fisher_diagonal(
+        model, (np.sort(x[:1])[[0, 0]], y[:2]), loss
+    )
+    assert found.shape == (13,)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -56,8 +56,9 @@ def fisher_diagonal(
 
     Raises:
         ValueError: If there is no such kind, if `data` has sample weights, if
-            layers run as in training, or if for the true Fisher information
-            the loss is not such a one; see also `Objective`.
+            layers run as in training, if the loss is not the mean of those of
+            single samples, as over masked steps, or if for the true Fisher
+            information it is not such a one; see also `Objective`.
 
     Example:
     >>> from entropy_keras import landscape
@@ -86,7 +87,8 @@ def fisher_diagonal(
     penalty, its_gradient = objective.penalty(position)
     squares = _sum_of_squares(objective)
     at_once = max(1, _ROOM // objective.num_parameters)
-    total, probability = np.zeros(objective.num_parameters), 0.0
+    total = np.zeros(objective.num_parameters)
+    loss_of_all, probability = 0.0, 0.0
     for batch in objective.batches:
         if kind == "true":
             batch = _with_every_label(objective, position, batch)
@@ -97,10 +99,13 @@ def fisher_diagonal(
             )
             # The probability of the label is exp(-loss) without the penalty.
             offset = penalty if kind == "true" else None
-            part, mass = squares(position, its_gradient, chunk, offset)
+            part, losses, mass = squares(position, its_gradient, chunk, offset)
             total += part.numpy()
+            loss_of_all += float(losses)
             probability += float(mass)
     selfcheck.require_finite(total, "the squared gradients")
+    if kind == "empirical":
+        _require_mean(objective, loss_of_all / objective.num_samples)
     mean_probability = probability / objective.num_samples
     require(
         kind == "empirical" or abs(mean_probability - 1.0) < 1e-3,
@@ -225,6 +230,29 @@ def require_pairs(objective: Objective) -> None:
     )
 
 
+def _require_mean(objective: Objective, mean: float) -> None:
+    """Refuses a loss that is not the mean of those of single samples.
+
+    Args:
+        objective: The loss.
+        mean: That mean.
+
+    Raises:
+        ValueError: If it is another number.
+    """
+    value = float(objective.value(objective.position()))
+    slack = selfcheck.tolerance(objective.precision) * max(abs(value), 1e-3)
+    require(
+        abs(value - mean) <= slack,
+        "model",
+        "one whose loss of a sample does not depend on the others of its "
+        "batch, as the mean over a masked sequence makes it: a Fisher "
+        "information is that of samples",
+        f"samples whose mean loss is {mean:.6g}, where that of all is "
+        f"{value:.6g}",
+    )
+
+
 def _check_adam(
     optimizer: keras.optimizers.Optimizer,
     batch_size: int,
@@ -276,9 +304,9 @@ def _sum_of_squares(objective: Objective) -> Callable[..., Any]:
         A compiled function of the weights, of what to take off from each
         gradient, of a batch, and of `None`, or a number that is taken off from
         each loss, whereupon samples are weighted by exp(-loss). It returns the
-        sum and the sum of these weights. Its first call raises a `ValueError`
-        if the gradients of samples that are computed together are not those of
-        single ones.
+        sum, that of the losses and that of these weights. Its first call raises
+        a `ValueError` if the gradients of samples that are computed together
+        are not those of single ones.
     """
 
     def sample_of(position: tf.Tensor, penalty_gradient: tf.Tensor) -> Any:
@@ -306,13 +334,17 @@ def _sum_of_squares(objective: Objective) -> Callable[..., Any]:
         penalty_gradient: tf.Tensor,
         batch: Any,
         offset: Any,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         one = sample_of(position, penalty_gradient)
         losses, squares = tf.vectorized_map(one, batch)
         weights = tf.ones_like(losses)
         if offset is not None:
             weights = tf.exp(offset - losses)
-        return tf.linalg.matvec(squares, weights, True), tf.reduce_sum(weights)
+        return (
+            tf.linalg.matvec(squares, weights, True),
+            tf.reduce_sum(losses),
+            tf.reduce_sum(weights),
+        )
 
     def check(
         found: Any,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -354,8 +355,27 @@ def trace_from(run: "Lanczos", num_products: int, seed: int) -> Estimate:
         probe -= run.basis.T @ (run.basis @ probe)
         left.append(probe @ run.operator.matvec(probe))
     values, _, _ = run.ritz()
-    error = np.std(left, ddof=1) / np.sqrt(num_products)
+    error = np.hypot(
+        np.std(left, ddof=1) / np.sqrt(num_products),
+        trace_rounding(run.operator, [*values, np.mean(left)]),
+    )
     return Estimate(float(values.sum() + np.mean(left)), float(error))
+
+
+def trace_rounding(operator: LinearOperator, parts: Sequence[float]) -> float:
+    """Returns how far rounding takes a trace from the true one.
+
+    Args:
+        operator: The matrix.
+        parts: What adds up to its trace.
+
+    Returns:
+        0 where products are of single precision or finer.
+    """
+    precision = relative_precision(operator)
+    if precision <= np.finfo("float32").eps:
+        return 0.0
+    return precision * float(np.abs(parts).sum())
 
 
 def share_bounds(spectrum: Spectrum, threshold: float) -> tuple[float, float]:

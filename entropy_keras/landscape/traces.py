@@ -1,11 +1,13 @@
 """The trace of the Hessian."""
 
+import math
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
+from entropy_keras.landscape.lanczos import trace_rounding
 from entropy_keras.landscape.products import symmetric_operator
 from entropy_keras.validation import is_integer
 from entropy_keras.validation import require
@@ -16,7 +18,8 @@ class Trace(NamedTuple):
 
     Attributes:
         value: The trace.
-        standard_error: Its standard error; 0 where the trace is exact.
+        standard_error: Its standard error; 0 where the trace is exact. In half
+            precision the rounding of the products is in it.
         num_products: Hessian-vector products that it took.
     """
 
@@ -93,7 +96,8 @@ def hutch_plus_plus(
     (count, _) = operator.shape
     if num_products >= count:
         diagonal = [operator.matvec(unit) @ unit for unit in np.eye(count)]
-        return Trace(float(np.sum(diagonal)), 0.0, count)
+        error = trace_rounding(operator, diagonal)
+        return Trace(float(np.sum(diagonal)), error, count)
     rng = np.random.default_rng(seed)
     rank = num_products // 3
     basis, _ = np.linalg.qr(
@@ -101,9 +105,12 @@ def hutch_plus_plus(
             "float64"
         )
     )
-    found = np.sum(basis * operator.matmat(basis))
+    found = np.sum(basis * operator.matmat(basis), axis=0)
     probes = rng.choice([-1.0, 1.0], [count, num_products - 2 * rank])
     probes -= basis @ (basis.T @ probes)
     left = np.sum(probes * operator.matmat(probes), axis=0)
-    error = left.std(ddof=1) / np.sqrt(len(left))
-    return Trace(float(found + left.mean()), float(error), num_products)
+    error = math.hypot(
+        left.std(ddof=1) / math.sqrt(len(left)),
+        trace_rounding(operator, [*found, left.mean()]),
+    )
+    return Trace(float(found.sum() + left.mean()), error, num_products)
