@@ -180,3 +180,18 @@ def test_nothing_is_written_until_the_host_has_seen_a_failure():
     assert len(set(seen)) == 1
     model.fit(x[8:], x[8:], batch_size=4, verbose=0)
     assert model.get_weights()[0].item() != seen[0]
+
+
+def test_training_stops_within_an_epoch(monkeypatch):
+    monkeypatch.setattr(guard, "_PERIOD", 0.0)
+    inputs = keras.Input([3])
+    model = entropy_keras.EntropyModel(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(entropy_keras.EntropySGD(seed=0), "mse")
+    begun = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: begun.append(batch)
+    )
+    x = np.full([40, 3], np.nan, "float32")
+    with pytest.raises(FloatingPointError):
+        model.fit(x, x[:, :1], batch_size=1, verbose=0, callbacks=[count])
+    assert len(begun) == 1

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import entropy_keras
 from entropy_keras import elastic
+from entropy_keras import multi_gradient
 
 X = np.random.default_rng(0).normal(size=[80, 4]).astype("float32")
 ARGUMENTS = {"num_langevin_steps": 4, "temperature": 1e-4, "seed": 3}
@@ -85,3 +86,39 @@ def test_its_signature_shows_all_arguments():
     names = list(inspect.signature(entropy_keras.ElasticEntropySGD).parameters)
     assert names[:2] == ["learning_rate", "scope"]
     assert {"elasticity", "outer_optimizer", "clipnorm"} <= set(names)
+
+
+def test_the_elasticity_follows_its_schedule():
+    optimizer = entropy_keras.ElasticEntropySGD(
+        0.5,
+        num_langevin_steps=0,
+        data_weight=1.0,
+        elasticity=lambda update: 0.1 * (tf.cast(update, tf.float32) + 1.0),
+    )
+    anchors = elastic.Anchors(tf.ones([2]), [tf.constant([[3.0], [1.0]])])
+    found = optimizer.propose(
+        lambda position, index: [tf.zeros([1])],
+        [tf.zeros([1])],
+        (((), (), ()), anchors),
+        multi_gradient.Clock(tf.constant(3), 0.5, 0),
+    )
+    # The mean of both is 2, of which this one, at 3, is 1 away.
+    (places,) = found.slots[1].places
+    np.testing.assert_allclose(np.ravel(places), [0.8], rtol=1e-6)
+
+
+def test_diagnostics_are_means_over_each_epoch():
+    histories = []
+    for kind in (entropy_keras.EntropySGD, entropy_keras.ElasticEntropySGD):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input([4])
+        model = entropy_keras.EntropyModel(
+            inputs, keras.layers.Dense(1)(inputs)
+        )
+        model.compile(kind(0.5, diagnostics=True, **ARGUMENTS), "mse")
+        fitted = model.fit(
+            X, X[:, :1], batch_size=4, epochs=3, shuffle=False, verbose=0
+        )
+        histories.append(fitted.history)
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-6)

@@ -513,3 +513,26 @@ def test_weights_that_diverged_are_named_by_what_is_compiled():
         landscape.flatness_report(objective)
     with pytest.raises(ValueError, match="`loss` must be left out with a Obj"):
         landscape.flatness_report(objective, loss="mse")
+
+
+def test_signs_of_the_trace_are_not_those_of_the_spectrum(monkeypatch):
+    seeds = []
+
+    def noted(name, place):
+        function = getattr(flatness, name)
+
+        def call(*arguments):
+            seeds.append(arguments[place])
+            return function(*arguments)
+
+        monkeypatch.setattr(flatness, name, call)
+
+    noted("runs", 3)
+    noted("trace_from", 2)
+    model = keras.Sequential([keras.Input([20]), keras.layers.Dense(10)])
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=[30, 20]), rng.normal(size=[30, 10])
+    landscape.flatness_report(
+        model, data, "mse", num_steps=10, num_probes=1, verbose=0
+    )
+    assert len(set(seeds)) == 2

@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import entropy_keras
+from entropy_keras import samplers
 
 optimizers = keras.optimizers
 X = np.random.default_rng(0).normal(size=[40, 3]).astype("float32")
@@ -77,3 +79,71 @@ def test_a_rule_that_scales_losses_is_refused():
     rule = optimizers.SGD(0.1, loss_scale_factor=1024.0)
     with pytest.raises(ValueError, match="`loss_scale_factor` must be left o"):
         entropy_keras.InnerOptimizer(rule)
+
+
+@pytest.mark.parametrize("noise_alone", [False, True])
+def test_the_rate_of_a_rule_goes_on_with_its_steps(noise_alone):
+    rates, scope, temperature = (0.5, 0.25), 0.3, 1e-2
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], rates)
+    sampler = entropy_keras.InnerOptimizer(keras.optimizers.SGD(schedule))
+    anchor = np.array([1.0, -2.0], "float32")
+    gradient = np.array([0.5, 1.0], "float32")
+    slots = sampler.initial_slots([keras.Variable(anchor)])
+    setting = [samplers.Setting(tf.constant(9.0), tf.constant(scope), 1e-2)]
+    if noise_alone:
+        sampler = sampler.of_noise()
+        anchor, gradient = np.zeros(2, "float32"), np.zeros(2, "float32")
+    position = [tf.constant(anchor)]
+    memory = sampler.start(position, [None], setting, slots)
+    expected = anchor.copy()
+    for rate, noise in zip(rates, ([0.3, -1.0], [1.2, 0.7]), strict=True):
+        position, memory = sampler.step(
+            position,
+            [tf.constant(gradient)],
+            [tf.constant(anchor)],
+            [tf.constant(noise)],
+            memory,
+            setting,
+        )
+        expected = (
+            expected
+            - rate * (gradient + scope * (expected - anchor))
+            + np.sqrt(2 * rate * temperature) * np.array(noise)
+        )
+    np.testing.assert_allclose(position[0], expected, rtol=1e-5)
+
+
+def test_moments_that_do_not_persist_begin_anew(tmp_path):
+    """Adam's first step is its rate times the sign of the gradient."""
+    inputs = keras.Input([3])
+    layer = keras.layers.Dense(1, use_bias=False)
+    model = entropy_keras.EntropyModel(inputs, layer(inputs))
+    sampler = entropy_keras.InnerOptimizer(
+        keras.optimizers.Adam(0.01, epsilon=1e-20), persistent=False
+    )
+    optimizer = entropy_keras.EntropySGD(
+        1.0,
+        scope=0.0,
+        averaging_rate=1.0,
+        temperature=0.0,
+        num_langevin_steps=1,
+        sampler=sampler,
+    )
+    model.compile(optimizer, "mse")
+    for batch in range(3):
+        before = layer.kernel.numpy()
+        model.train_on_batch(X[4 * batch :][:4], 5 * X[4 * batch :][:4, :1])
+        change = np.abs(layer.kernel.numpy() - before)
+        np.testing.assert_allclose(change, 0.01, rtol=1e-3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.sampler.persistent is False
+
+
+@pytest.mark.parametrize(
+    "argument", [{"use_ema": True}, {"gradient_accumulation_steps": 2}]
+)
+def test_what_a_rule_cannot_do_is_refused(argument):
+    (name,) = argument
+    with pytest.raises(ValueError, match=f"`{name}` must be left out"):
+        entropy_keras.InnerOptimizer(keras.optimizers.SGD(0.1, **argument))

@@ -396,3 +396,27 @@ def test_relative_steps_leave_biases_alone_and_can_leave_zero():
     small = tf.constant([[1e-3, 0.0], [0.0, 0.0]])
     (of_small,) = geometry.Relative().diagonal([small], ())
     np.testing.assert_allclose(of_small, [[5e-7, 1.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bias", "beta", "gamma", "kernel"])
+def test_biases_and_scales_have_no_relative_metric(name):
+    variable = keras.Variable(tf.ones([2, 2]), name=name)
+    (metric,) = geometry.Relative().diagonal([tf.ones([2, 2])], (), [variable])
+    assert (metric is None) == (name != "kernel")
+
+
+def test_a_relative_metric_has_a_floor_but_at_zero():
+    x = tf.constant([[0.1, 3.0, 0.0]])
+    (metric,) = geometry.Relative(floor=0.5).diagonal([x], ())
+    np.testing.assert_allclose(metric, [[0.5, 9.0, 1.0]])
+
+
+def test_a_thermostat_feels_the_heat_of_each_variable():
+    settings = [
+        samplers.Setting(tf.constant(0.1), tf.constant(1.0), temperature)
+        for temperature in (2.0, 0.5)
+    ]
+    velocity = [tf.constant([1.0, 2.0, 3.0]), tf.constant([2.0])]
+    (found,) = samplers.SGNHT().excess(velocity, settings)
+    heat = 0.1 * (3 * 2.0 + 1 * 0.5) / 4
+    assert float(found) == pytest.approx(18.0 / 4 - heat, rel=1e-6)

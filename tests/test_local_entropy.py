@@ -639,3 +639,32 @@ def test_a_narrow_valley_around_the_weights_is_not_missed():
     )
     assert "split R-hat is" in found.reason
     assert not found.converged
+
+
+def test_rounding_is_in_the_error():
+    found = entropy_estimators.importance(np.full(100, 3.0), Plan(1.0), 0.0)
+    assert found.standard_error == pytest.approx(3.0 * 2.0**-23, rel=1e-6)
+
+
+def test_bounds_hold_three_errors_each():
+    losses = np.array([0.0, 1.0, 0.5, 0.2])
+    found = entropy_estimators.monte_carlo(losses, Plan(1.0, 0.5), 0.0)
+    weights = np.exp(-losses / 0.5)
+    weights /= weights.sum()
+    mean = weights @ losses
+    error = np.linalg.norm(weights * (losses - mean))
+    low = -losses.mean() - 3 * losses.std() / 2
+    assert found.lower_bound == pytest.approx(low)
+    assert found.upper_bound == pytest.approx(min(-mean + 3 * error, 0.0))
+
+
+def test_every_sample_is_drawn():
+    """Only the last of two has a loss; held at the weights, half of it."""
+    model = keras.Sequential([
+        keras.Input([1]),
+        keras.layers.Dense(1, use_bias=False, kernel_initializer="ones"),
+    ])
+    data = np.array([[0.0], [1.0]]), np.zeros([2, 1])
+    objective = landscape.Objective(model, data, "mse")
+    draws = Chains(objective, minibatch_size=1).draw(Plan(scope=1e12))
+    assert draws.mean() == pytest.approx(0.5, abs=0.05)

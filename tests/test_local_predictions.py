@@ -8,6 +8,8 @@ import pytest
 
 import entropy_keras
 from entropy_keras import landscape
+from entropy_keras.landscape import mixing
+from entropy_keras.landscape import predictions
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=[40, 3])
@@ -206,3 +208,45 @@ def test_several_outputs_are_refused():
     model.compile(loss=["mse", "mse"])
     with pytest.raises(ValueError, match="`model` must be one with a single"):
         landscape.local_predictions(model, X, (X, [Y, Y]), 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy],
+)
+def test_logits_of_two_classes_become_probabilities(loss):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+    model.compile(loss=loss(from_logits=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = landscape.local_predictions(
+            model,
+            X,
+            (X, (X[:, :1] > 0).astype("float32")),
+            1e4,
+            1e-3,
+            num_samples=8,
+            steps_per_sample=2,
+            num_chains=2,
+        )
+    expected = keras.ops.sigmoid(model(X))
+    np.testing.assert_allclose(found.mean, expected, atol=2e-3)
+
+
+def test_the_worst_prediction_is_judged(monkeypatch):
+    found = mixing.Diagnosis(
+        np.ones(3),
+        np.full(3, 0.1),
+        np.array([300.0, 60.0, 100.0]),
+        np.array([1.0, 1.1, 1.05]),
+        ["", "", ""],
+    )
+    monkeypatch.setattr(mixing, "diagnose", lambda *arguments: found)
+    total = predictions._Total()
+    for number in range(16):
+        total.add(np.array([float(number)]))
+    result = total.result(
+        landscape.Plan(1.0), np.ones([8, 2]), np.ones([8, 2]), 0.1
+    )
+    assert (result.effective_sample_size, result.r_hat) == (60.0, 1.1)

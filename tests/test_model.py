@@ -400,3 +400,56 @@ def test_checkpoint_of_tensorflow_restores_the_optimizer(tmp_path):
     fit(other)
     for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
         assert (a == b).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_reported_is_keras_own(weighted):
+    """With a short last batch, and with weights of the samples."""
+    found = []
+    for plain in (True, False):
+        inputs = keras.Input([6])
+        outputs = keras.layers.Dense(1, kernel_initializer="ones")(inputs)
+        model = (keras.Model if plain else entropy_keras.EntropyModel)(
+            inputs, outputs
+        )
+        model.compile(
+            keras.optimizers.SGD(0.0)
+            if plain
+            else entropy_keras.SharpnessAware(0.0, learning_rate=0.0),
+            "mse",
+            metrics=["mse"],
+            weighted_metrics=["mae"],
+        )
+        history = model.fit(
+            X[:10],
+            X[:10, :1],
+            batch_size=8,
+            shuffle=False,
+            sample_weight=np.arange(10.0) if weighted else None,
+            verbose=0,
+        ).history
+        found.append(history)
+    assert found[1].keys() == found[0].keys()
+    for name, values in found[0].items():
+        assert found[1][name] == pytest.approx(values, rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["var_names", "var_list"])
+def test_weights_are_left_out_of_the_decay(how):
+    inputs = keras.Input([6])
+    layer = keras.layers.Dense(1, bias_initializer="ones")
+    model = entropy_keras.EntropyModel(inputs, layer(inputs))
+    optimizer = entropy_keras.EntropySGD(
+        0.5,
+        weight_decay=0.1,
+        scope=0.0,
+        temperature=0.0,
+        langevin_learning_rate=1e-9,
+    )
+    left_out = {"var_names": ["bias"], "var_list": [layer.bias]}
+    optimizer.exclude_from_weight_decay(**{how: left_out[how]})
+    model.compile(optimizer, "mse")
+    kernel, bias = model.get_weights()
+    model.train_on_batch(X, X[:, :1])
+    np.testing.assert_allclose(model.get_weights()[0], 0.95 * kernel, rtol=1e-5)
+    np.testing.assert_allclose(model.get_weights()[1], bias, rtol=1e-5)

@@ -155,3 +155,31 @@ def test_scaled_losses_of_other_weights_than_single_ones(policy):
     np.testing.assert_allclose(
         scaled, trained(entropy_sgd()), rtol=0.05, atol=0.005
     )
+
+
+def test_the_loss_scale_goes_as_with_keras():
+    """It grows after so many good steps, and halves after a bad one."""
+    seen = {}
+    for plain in (True, False):
+        inputs = keras.Input([5])
+        outputs = keras.layers.Dense(1, kernel_initializer="zeros")(inputs)
+        model = (keras.Model if plain else entropy_keras.EntropyModel)(
+            inputs, outputs
+        )
+        inner = (
+            keras.optimizers.SGD(0.01)
+            if plain
+            else entropy_keras.SharpnessAware(0.0, learning_rate=0.01)
+        )
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            inner, 16.0, dynamic_growth_steps=3
+        )
+        model.compile(optimizer, "mse")
+        seen[plain] = []
+        for step in range(12):
+            x = X[:4] * (np.nan if step == 5 else 1.0)
+            model.train_on_batch(x, Y[:4])
+            state = optimizer.dynamic_scale, optimizer.step_counter
+            seen[plain].append(tuple(float(number) for number in state))
+    assert seen[False] == seen[True]
+    assert max(seen[True])[0] > 16.0

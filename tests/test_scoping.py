@@ -136,3 +136,34 @@ def test_a_scope_that_outgrows_the_inner_step_is_refused():
     entropy_keras.EntropySGD(
         scope=capped, langevin_learning_rate=0.1, sampler="split_sgld"
     )
+
+
+def test_each_variable_has_its_own_scope():
+    """Two steps down a constant gradient, by hand."""
+    scopes = {"kernel": 4.0, "bias": 0.5}
+    inputs = keras.Input([3])
+    outputs = keras.layers.Dense(1, bias_initializer="ones")(inputs)
+    model = entropy_keras.EntropyModel(inputs, outputs)
+    optimizer = entropy_keras.EntropySGD(
+        1.0,
+        scope=entropy_keras.PerVariable(lambda variable: scopes[variable.name]),
+        scale_by_scope=True,
+        averaging_rate=1.0,
+        langevin_learning_rate=0.1,
+        temperature=0.0,
+        num_langevin_steps=2,
+        share_batch=True,
+        sampler=entropy_keras.SGLD(0.0),
+    )
+    model.compile(optimizer, loss=lambda labels, outputs: outputs[:, 0])
+    x = np.random.default_rng(0).normal(size=[40, 3]).astype("float32")
+    before = model.get_weights()
+    model.train_on_batch(x, x[:, :1])
+    gradients = x.mean(0)[:, np.newaxis], np.ones(1)
+    for anchor, found, gradient, scope in zip(
+        before, model.get_weights(), gradients, scopes.values(), strict=True
+    ):
+        position = anchor - 0.1 * gradient
+        position -= 0.1 * gradient + 0.1 * scope * (position - anchor)
+        expected = anchor - scope * (anchor - position)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 
 import entropy_keras
 from entropy_keras import sharpness_aware
@@ -151,3 +152,34 @@ def test_bad_arguments_are_named(arguments, name, value):
     with pytest.raises(ValueError, match=f"^`{name}` must be ") as error:
         entropy_keras.SharpnessAware(**arguments)
     assert f"Received: {name}={value}" in str(error.value)
+
+
+def test_a_norm_that_overflows_is_seen():
+    (moved,) = sharpness_aware.perturbation(
+        [np.ones(2, "float32")],
+        [np.array([1e30, 0.0], "float32")],
+        0.5,
+        adaptive=False,
+    )
+    assert not np.isfinite(moved).all()
+
+
+def test_norms_of_half_precision_do_not_overflow():
+    (moved,) = sharpness_aware.perturbation(
+        [tf.ones([2], tf.float16)],
+        [tf.constant([300.0, 400.0], tf.float16)],
+        0.5,
+        adaptive=False,
+    )
+    np.testing.assert_allclose(moved, [1.3, 1.4], rtol=2e-3)
+
+
+def test_a_config_holds_every_argument():
+    made = entropy_keras.SharpnessAware(
+        0.1, True, "momentum", 0.5, chains="synchronized", learning_rate=0.3
+    )
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(made)
+    )
+    for name in ("radius", "adaptive", "direction", "decay", "chains"):
+        assert getattr(again, name) == getattr(made, name)
