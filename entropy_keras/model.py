@@ -108,7 +108,10 @@ class EntropyModel(keras.Model):
                 "`model.build(input_shape)`",
                 model,
             )
-            new = cls(model.inputs[0], model.outputs[0], name=model.name)
+            (inputs,) = model.inputs
+            outputs = model.outputs
+            outputs = outputs[0] if len(outputs) == 1 else outputs
+            new = cls(inputs, outputs, name=model.name)
         elif type(model) is twins.functional_class():
             new = cls(model.input, model.output, name=model.name)
         else:

@@ -398,6 +398,14 @@ class MultiGradientOptimizer(keras.optimizers.Optimizer, abc.ABC):
         if self.built:
             return
         variables = list(variables)
+        for variable in variables:
+            validation.require(
+                not getattr(variable, "overwrite_with_gradient", False),
+                "model",
+                "in another precision than float8, whose scales are no weights "
+                "that a chain could move",
+                f"a model with {variable.path}",
+            )
         self.outer_optimizer.build(variables)
         self.failure = self.add_variable(
             shape=(), dtype="int32", aggregation="none", name="failure"

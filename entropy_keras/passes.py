@@ -38,6 +38,58 @@ class Pass(NamedTuple):
     updates: keras_private.Updates
 
 
+class LiveReads:
+    """Finds layers that read variables past the values that stand in for them.
+
+    A `tf.function` is traced once, and its trace reads the variables that it
+    saw. What it computes is that of the weights of the model, wherever the pass
+    is. Used as a context manager, around the scope of the values.
+
+    Args:
+        variables: Trainable variables that other values stand in for.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable]) -> None:
+        # A variable on several replicas has a part on each.
+        self._parts = [
+            (variable.path, part)
+            for variable in variables
+            for part in getattr(variable.value, "values", [variable.value])
+        ]
+        self._tape = tf.GradientTape(watch_accessed_variables=False)
+
+    def __enter__(self) -> "LiveReads":
+        self._tape.__enter__()
+        self._tape.watch([part for _, part in self._parts])
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._tape.__exit__(*error)
+
+    def refuse(self, result: Any) -> None:
+        """Refuses a result that depends on the variables themselves.
+
+        Args:
+            result: Tensors that were computed with the values.
+
+        Raises:
+            ValueError: If it does; it names the first variable.
+        """
+        # Of what no variable takes part in, this adds nothing to a graph.
+        live = [part for _, part in self._parts]
+        gradients = self._tape.gradient(result, live)
+        for (path, _), gradient in zip(self._parts, gradients, strict=True):
+            validation.require(
+                gradient is None,
+                "model",
+                "one whose layers read their weights as Keras does, so that "
+                "other values can stand in for them: take off `@tf.function`, "
+                "which keeps the variables of its first call, and put layers "
+                "in place of a `TFSMLayer`",
+                f"a model that reads {path} in a function",
+            )
+
+
 def run(
     model: keras.Model,
     position: Sequence[tf.Tensor],
@@ -56,11 +108,14 @@ def run(
         The result.
 
     Raises:
-        ValueError: If a layer assigns a trainable variable when it is called.
+        ValueError: If a layer assigns a trainable variable when it is called,
+            if it reads one past `position`, or if it draws random numbers by
+            a seed that is not the model's.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     mapping = list(zip(model.trainable_variables, position, strict=True))
     with (
+        LiveReads(model.trainable_variables) as live_reads,
         tf.GradientTape(watch_accessed_variables=False) as tape,
         # Regularizers read the weights in scope, hence those of `position`.
         keras_private.Updates([*mapping, *state]) as updates,
@@ -77,8 +132,18 @@ def run(
         # Keras divides it, for the sum of gradients over replicas to be a mean.
         loss *= tf.cast(replicas.count(), loss.dtype)
         scaled_loss = model.optimizer.scale_loss(loss)
+    live_reads.refuse(loss)
     trained = {id(variable) for variable, _ in mapping}
+    known = {id(v) for v in model.variables} | {id(v) for v, _ in state}
     for variable, _ in updates.items():
+        validation.require(
+            id(variable) in known or "int" not in variable.dtype,
+            "model",
+            "one whose random numbers have a seed of their own, or every pass "
+            "of an update draws the same: give the layer `self.seed = "
+            "keras.random.SeedGenerator()`, and pass `seed=self.seed`",
+            f"a model that draws by {variable.path}, which is not its own",
+        )
         if id(variable) in trained:
             raise ValueError(
                 "`model` must be one whose layers do not assign their "

@@ -6,6 +6,7 @@ to learn, and without, where it has to be what plain SGD makes of it.
 
 import copy
 import pickle
+import warnings
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow as tf
 from keras import layers
 
 import entropy_keras
+from entropy_keras import landscape
 from entropy_keras import passes
 
 RNG = np.random.default_rng(0)
@@ -644,3 +646,118 @@ def test_half_precision_alone_trains():
     finally:
         keras.config.set_floatx(before)
     assert {v.dtype for v in model.trainable_variables} == {"float16"}
+
+
+class Traced(keras.layers.Layer):
+    """A dense layer, computed by a `tf.function` or as it is."""
+
+    def __init__(self, traced):
+        super().__init__()
+        self._multiply = tf.function(self._once) if traced else self._once
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=[shape[-1], 2], name="inner")
+
+    def _once(self, x):
+        return tf.matmul(x, self.kernel)
+
+    def call(self, x):
+        return self._multiply(x)
+
+
+TRAINED = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "entropy_sgd": lambda: entropy_keras.EntropySGD(1.0, num_langevin_steps=2),
+    "sharpness_aware": entropy_keras.SharpnessAware,
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("traced", [False, True])
+def test_weights_that_a_function_reads_are_refused(traced, name):
+    inputs = keras.Input([6])
+    layer = Traced(traced)
+    outputs = keras.layers.Dense(1)(layer(inputs))
+    model = entropy_keras.EntropyModel(inputs, outputs)
+    model.compile(TRAINED[name](), "mse")
+    before = layer.kernel.numpy()
+    if traced and name != "sgd":
+        with pytest.raises(ValueError, match="reads traced.*/inner in a func"):
+            model.fit(X, Y, verbose=0)
+    else:
+        model.fit(X, Y, verbose=0)
+        assert (layer.kernel.numpy() != before).all()
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda *of: landscape.hessian_matrix(*of, verbose=0),
+        landscape.epsilon_sharpness,
+        landscape.local_energy,
+        lambda model, data, loss: landscape.local_predictions(
+            model, X, data, 1e4, 1e-3, loss, num_samples=8, num_chains=2
+        ),
+    ],
+)
+@pytest.mark.parametrize("traced", [False, True])
+def test_landscape_refuses_weights_that_a_function_reads(traced, measure):
+    model = keras.Sequential([
+        keras.Input([6]),
+        Traced(traced),
+        keras.layers.Dense(1),
+    ])
+    model.compile(loss="mse")
+    data = X, Y
+    if traced:
+        with pytest.raises(ValueError, match="/inner in a function"):
+            measure(model, data, "mse")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            measure(model, data, "mse")
+
+
+class Drawing(keras.layers.Layer):
+    """Adds noise, by a seed of its own or by the one that Keras shares."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(0) if own else None
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seed)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_random_numbers_without_a_seed_are_refused(own):
+    inputs = keras.Input([6])
+    outputs = keras.layers.Dense(1)(Drawing(own)(inputs))
+    model = entropy_keras.EntropyModel(inputs, outputs)
+    model.compile(entropy_keras.EntropySGD(seed=0), "mse")
+    if own:
+        model.fit(X, Y, verbose=0)
+    else:
+        with pytest.raises(ValueError, match="keras.random.SeedGenerator"):
+            model.fit(X, Y, verbose=0)
+
+
+def test_float8_is_refused():
+    inputs = keras.Input([6])
+    layer = keras.layers.Dense(1)
+    model = entropy_keras.EntropyModel(inputs, layer(inputs))
+    layer.quantize("float8")
+    model.compile(entropy_keras.EntropySGD(), "mse")
+    with pytest.raises(ValueError, match="another precision than float8"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_a_sequential_model_keeps_all_outputs():
+    plain = keras.Sequential([
+        keras.Input([6, 1]),
+        keras.layers.LSTM(2, return_state=True),
+    ])
+    model = entropy_keras.EntropyModel.from_model(plain)
+    x = SEQUENCES
+    for found, expected in zip(model(x), plain(x), strict=True):
+        np.testing.assert_array_equal(found, expected)

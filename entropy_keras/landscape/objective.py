@@ -218,6 +218,7 @@ class Objective:
         model, training = self._model, self.training
         mapping = list(zip(self.variables, weights, strict=True))
         with (
+            passes.LiveReads(self.variables) as live_reads,
             keras.StatelessScope(mapping, collect_losses=True),
             substitutes.in_place(),
         ):
@@ -246,6 +247,7 @@ class Objective:
             if self._loss is not None:
                 for term in model.losses:
                     loss += tf.cast(term, loss.dtype)
+        live_reads.refuse(loss)
         return predictions, loss
 
     def penalty(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -277,10 +279,15 @@ class Objective:
             What the model returns.
         """
         mapping = list(zip(self.variables, weights, strict=True))
-        with keras.StatelessScope(mapping):
-            return self._model(
+        with (
+            passes.LiveReads(self.variables) as live_reads,
+            keras.StatelessScope(mapping),
+        ):
+            predictions = self._model(
                 x, **passes.training_argument(self._model.call, False)
             )
+        live_reads.refuse(keras.tree.flatten(predictions))
+        return predictions
 
     def batch_loss_and_gradient(
         self, position: tf.Tensor, batch: Any, loss_scale: float | None = None
