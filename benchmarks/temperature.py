@@ -24,6 +24,7 @@ from absl import flags
 import entropy_keras
 from benchmarks import common
 from trainers import report
+from trainers import usage
 
 TEMPERATURES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 ESTIMATORS = {"plain": False, "noise taken out": True}
@@ -132,7 +133,12 @@ def _key(run: dict[str, Any]) -> tuple[Any, ...]:
 def _train(path: pathlib.Path, num_seeds: int, passes: int) -> None:
     """Adds the runs that are missing to a file."""
     text = path.read_text() if path.exists() else ""
-    known = {_key(json.loads(line)) for line in text.splitlines()}
+    lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        # It was interrupted while it wrote.
+        path.write_text("".join(lines[:-1]))
+        lines.pop()
+    known = {_key(json.loads(line)) for line in lines}
     train, test = _digits()
     for seed in range(num_seeds):
         for estimator, subtract_noise in ESTIMATORS.items():
@@ -233,9 +239,13 @@ def _draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs what is missing, and writes the summary."""
-    del argv
+def main(arguments: Sequence[str]) -> None:
+    """Runs what is missing, and writes the summary.
+
+    Args:
+        arguments: The command line without its flags.
+    """
+    usage.require_flags(arguments)
     folder = pathlib.Path(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "runs.jsonl"

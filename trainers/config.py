@@ -30,7 +30,8 @@ class Common:
         epochs: Number of epochs.
         epoch_unit: What an epoch is: one pass over the data, or, as the paper
             counts, as many updates as mini-batches in the data, which is
-            `gradients_per_update` passes.
+            `minibatches_per_update` passes, and a little more where each
+            pass ends in a short update.
         batch_size: Size of a mini-batch.
         learning_rate: Outer learning rate; `None` for the optimizer's default.
         schedule: Schedule of the learning rate over the run.
