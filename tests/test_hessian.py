@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
+import quadratic
 
 from entropy_keras import landscape
 from entropy_keras.landscape import hessian
@@ -160,3 +161,14 @@ def test_what_does_not_fit_is_refused(problem, monkeypatch):
 def test_columns_at_once_is_checked(problem, value):
     with pytest.raises(ValueError, match="`columns_at_once` must be None or"):
         landscape.hessian_matrix(*problem, LOSS, columns_at_once=value)
+
+
+def test_columns_that_are_wrong_are_refused(monkeypatch):
+    right = hessian._Block.columns
+    monkeypatch.setattr(
+        hessian._Block,
+        "columns",
+        lambda self, first: 1.1 * right(self, first),
+    )
+    with pytest.raises(ValueError, match="vectorizes right"):
+        landscape.hessian_matrix(*quadratic.Regression().arguments, verbose=0)

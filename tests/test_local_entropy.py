@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import quadratic
 import tensorflow as tf
 from annealing import annealed_importance
 
@@ -16,6 +17,7 @@ from entropy_keras.landscape import entropy_estimators
 from entropy_keras.landscape import estimate_local_entropy
 from entropy_keras.landscape import gaussian
 from entropy_keras.landscape import lanczos
+from entropy_keras.landscape import mixing
 from entropy_keras.landscape.mixing import diagnose
 from entropy_keras.landscape.products import operator
 from entropy_keras.samplers import SplitSGLD
@@ -668,3 +670,26 @@ def test_every_sample_is_drawn():
     objective = landscape.Objective(model, data, "mse")
     draws = Chains(objective, minibatch_size=1).draw(Plan(scope=1e12))
     assert draws.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_chains_of_other_widths_have_not_mixed():
+    losses = np.random.default_rng(0).normal(size=[1000, 4, 1])
+    losses[:, 3] *= 10.0
+    (fault,) = diagnose(losses, np.zeros(1)).faults
+    assert "split R-hat" in fault
+
+
+def test_the_worst_coupling_is_judged(monkeypatch):
+    found = mixing.Diagnosis(
+        np.ones(3),
+        np.full(3, 0.1),
+        np.array([300.0, 60.0, 100.0]),
+        np.array([1.0, 1.1, 1.05]),
+        ["", "", ""],
+    )
+    monkeypatch.setattr(entropy_estimators, "diagnose", lambda *of: found)
+    objective = landscape.Objective(*quadratic.Regression().arguments)
+    result = entropy_estimators.integrate_coupling(
+        Chains(objective), np.ones(10), Plan(1.0, num_steps=12), 2, 0.0
+    )
+    assert (result.effective_sample_size, result.r_hat) == (60.0, 1.1)

@@ -303,3 +303,16 @@ def test_a_draw_is_one_operation_of_the_graph():
     )
     assert len(function.node_def) > 50
     assert function.attr["_noinline"].b
+
+
+def test_replicas_and_streams_do_not_meet():
+    found = {
+        tuple(
+            noise.keys(
+                [0], seed=7, update=0, step=0, replica=replica, stream=stream
+            )[0].numpy()
+        )
+        for replica in (0, 1)
+        for stream in (0, 1)
+    }
+    assert len(found) == 4

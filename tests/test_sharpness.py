@@ -418,3 +418,28 @@ def test_epsilon_sharpness_needs_a_loss_above_minus_one(slope):
         landscape.epsilon_sharpness(
             slope.model, slope.data, lambda y, p: (p - y)[..., 0] ** 2 - 10.0
         )
+
+
+def test_more_starts_find_the_best_corner():
+    """Of all corners of a box in ten dimensions."""
+    corners = np.array(list(itertools.product([-1.0, 1.0], repeat=10)))
+    found = []
+    for seed in range(4):
+        x = np.random.default_rng(seed).normal(size=[6, 10])
+        model = quadratic.dense([10], (1, None), scale=0.0)
+        model.layers[-1].bias.trainable = False
+        exact = 100 * 0.01 * np.mean((corners @ x.T) ** 2, axis=1).max()
+        of_starts = [
+            landscape.epsilon_sharpness(
+                model,
+                (x, np.zeros([6, 1])),
+                "mse",
+                epsilon=0.1,
+                num_starts=number,
+            )
+            for number in (1, 60)
+        ]
+        found.append(np.array(of_starts) / exact)
+    few, many = np.transpose(found)
+    np.testing.assert_allclose(many, 1.0, rtol=1e-5)
+    assert (few < 0.999).any()
