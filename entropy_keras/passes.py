@@ -55,6 +55,8 @@ class LiveReads:
             (variable.path, part)
             for variable in variables
             for part in getattr(variable.value, "values", [variable.value])
+            # Where a tensor stands in already, nothing is live.
+            if isinstance(part, tf.Variable)
         ]
         self._tape = tf.GradientTape(watch_accessed_variables=False)
 
