@@ -24,6 +24,14 @@ from entropy_keras.samplers import SplitSGLD
 
 GRID = np.linspace(-12.0, 12.0, 20_001)
 INTEGRATION = "thermodynamic_integration"
+# The second of three has mixed worst.
+UNEVEN = mixing.Diagnosis(
+    np.ones(3),
+    np.full(3, 0.1),
+    np.array([300.0, 60.0, 100.0]),
+    np.array([1.0, 1.1, 1.05]),
+    ["", "", ""],
+)
 
 
 def double_well(x):
@@ -680,14 +688,7 @@ def test_chains_of_other_widths_have_not_mixed():
 
 
 def test_the_worst_coupling_is_judged(monkeypatch):
-    found = mixing.Diagnosis(
-        np.ones(3),
-        np.full(3, 0.1),
-        np.array([300.0, 60.0, 100.0]),
-        np.array([1.0, 1.1, 1.05]),
-        ["", "", ""],
-    )
-    monkeypatch.setattr(entropy_estimators, "diagnose", lambda *of: found)
+    monkeypatch.setattr(entropy_estimators, "diagnose", lambda *of: UNEVEN)
     objective = landscape.Objective(*quadratic.Regression().arguments)
     result = entropy_estimators.integrate_coupling(
         Chains(objective), np.ones(10), Plan(1.0, num_steps=12), 2, 0.0

@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from test_local_entropy import UNEVEN
 
 import entropy_keras
 from entropy_keras import landscape
@@ -235,14 +236,7 @@ def test_logits_of_two_classes_become_probabilities(loss):
 
 
 def test_the_worst_prediction_is_judged(monkeypatch):
-    found = mixing.Diagnosis(
-        np.ones(3),
-        np.full(3, 0.1),
-        np.array([300.0, 60.0, 100.0]),
-        np.array([1.0, 1.1, 1.05]),
-        ["", "", ""],
-    )
-    monkeypatch.setattr(mixing, "diagnose", lambda *arguments: found)
+    monkeypatch.setattr(mixing, "diagnose", lambda *of: UNEVEN)
     total = predictions._Total()
     for number in range(16):
         total.add(np.array([float(number)]))

@@ -242,14 +242,30 @@ def _require_mean(objective: Objective, mean: float) -> None:
     """
     value = float(objective.value(objective.position()))
     slack = selfcheck.tolerance(objective.precision) * max(abs(value), 1e-3)
-    require(
+    require_independent(
         abs(value - mean) <= slack,
-        "model",
-        "one whose loss of a sample does not depend on the others of its "
-        "batch, as the mean over a masked sequence makes it: a Fisher "
-        "information is that of samples",
         f"samples whose mean loss is {mean:.6g}, where that of all is "
         f"{value:.6g}",
+    )
+
+
+def require_independent(independent: bool, received: str) -> None:
+    """Refuses samples whose losses depend on the others of a batch.
+
+    Args:
+        independent: Whether they do not.
+        received: What tells that they do.
+
+    Raises:
+        ValueError: If they do.
+    """
+    require(
+        independent,
+        "model",
+        "one whose loss of a sample does not depend on the others of its "
+        "batch, as batch normalization in training and the mean over a "
+        "masked sequence make it: a Fisher information is that of samples",
+        received,
     )
 
 

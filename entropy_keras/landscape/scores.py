@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from entropy_keras.landscape import selfcheck
 from entropy_keras.landscape.fisher import every_label
+from entropy_keras.landscape.fisher import require_independent
 from entropy_keras.landscape.fisher import require_pairs
 from entropy_keras.landscape.objective import Objective
 from entropy_keras.landscape.objective import compiled
@@ -223,12 +224,8 @@ def _require_apart(
         scale = np.abs(other.numpy()).max()
         difference = np.abs(alone - beside).max()
         slack = selfcheck.tolerance(objective.precision) * scale
-        require(
+        require_independent(
             bool(difference <= slack),
-            "model",
-            "one whose loss of a sample does not depend on the others of its "
-            "batch, as batch normalization in training and the mean over a "
-            "masked sequence make it: a Fisher information is that of samples",
             f"scores that differ by {difference:.3g} of {scale:.3g}",
         )
 
